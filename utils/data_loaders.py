@@ -1,0 +1,671 @@
+"""Every data set of the repository by name, as NumPy arrays or as a torch data set.
+
+    from utils.data_loaders import load_arrays, load_dataset
+
+    data = load_arrays("digits")               # data.x_train, data.y_train, data.x_test, ...
+    train = load_dataset("mnist", "train")     # batches: DataLoader(train, 64, collate_fn=collate)
+
+``python -m utils.data_loaders`` lists the data sets; ``--download NAME`` fetches one. Nothing else
+ever downloads: for a data set that isn't on the machine :class:`DatasetMissing` says what to do.
+
+Images are float32 (N, C, H, W) in [0, 1] with int64 labels; tables are float64 (N, D).
+
+Adding a data set takes two steps:
+
+1. a loader: a function ``(info, folder, seed) -> Arrays``. One that needs files reads them with
+   :func:`read_verified`, which looks in ``folder`` and checks the checksum;
+2. an entry in the ``REGISTRY`` list below, with one :class:`RemoteFile` for each file to download.
+
+This module loads fast: torch, torchvision and scikit-learn are imported where they are needed.
+"""
+
+import argparse
+import difflib
+import gzip
+import hashlib
+import os
+import socket
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+import utils
+from utils import generated_data
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DatasetMissing(RuntimeError):
+    """A data set is not on this machine as a whole; the message says how to get it."""
+
+
+class DatasetCorrupt(DatasetMissing):
+    """A file of a data set is there, but cut off or changed."""
+
+
+class DownloadFailed(DatasetMissing):
+    """A file could not be fetched; nothing of it was kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """One data set, split into train and test.
+
+    Attributes:
+        x_train, x_test: images float32 (N, C, H, W) in [0, 1], or tables float64 (N, D).
+        y_train, y_test: int64 labels (N,), or float64 targets (N,) or (N, K).
+        classes: the name of each label; empty for regression.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a downloadable data set.
+
+    Attributes:
+        path: where it lies below the data folder.
+        md5: checksum of the file as downloaded.
+        urls: where it is published; tried in this order.
+        unpacked_md5: for a ``.gz`` file, the checksum of what is in it; that file serves too.
+    """
+
+    path: str
+    md5: str
+    urls: tuple[str, ...]
+    unpacked_md5: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What the registry knows about a data set.
+
+    Attributes:
+        name: what ``--data`` and :func:`load_arrays` call it.
+        what: one line for the reader.
+        size: examples and their shape.
+        source: publication.
+        licence: as far as its authors state one.
+        kind: "built-in" comes with scikit-learn, "generated" is computed, "download" is fetched.
+        load: makes the arrays from (this entry, the data folder, a seed).
+        builtin_substitute: for a download, the built-in set that serves without network.
+        files: for a download, what has to be fetched.
+    """
+
+    name: str
+    what: str
+    size: str
+    source: str
+    licence: str
+    kind: Literal["built-in", "generated", "download"]
+    load: Callable[["DatasetInfo", Path, int], Arrays]
+    builtin_substitute: str = ""
+    files: tuple[RemoteFile, ...] = ()
+
+
+# --- what a chapter calls
+
+
+def load_arrays(name: str, data_dir: str | Path | None = None, *, seed: int = 0) -> Arrays:
+    """A data set as NumPy arrays.
+
+    Args:
+        name: a key of :data:`DATASETS`.
+        data_dir: folder of the downloaded sets; None takes the environment variable DATA_DIR, and
+            ``data/`` in the repository if that is not set.
+        seed: of generated sets that are random. The split of the others is always the same.
+
+    Raises:
+        ValueError: no data set has this name.
+        DatasetMissing: it has to be downloaded first.
+        DatasetCorrupt: a file is cut off or changed.
+    """
+    info = dataset_info(name)
+    return info.load(info, data_folder(data_dir), seed)
+
+
+def load_dataset(
+    name: str,
+    split: Literal["train", "test"] = "train",
+    data_dir: str | Path | None = None,
+    *,
+    seed: int = 0,
+) -> "ArrayDataset":
+    """One split of a data set for ``torch.utils.data.DataLoader``; see :func:`load_arrays`.
+
+    Raises:
+        ValueError: no data set has this name, or the split is neither "train" nor "test".
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"expected the split 'train' or 'test', got {split!r}")
+    data = load_arrays(name, data_dir, seed=seed)
+    if split == "train":
+        return ArrayDataset(data.x_train, data.y_train)
+    return ArrayDataset(data.x_test, data.y_test)
+
+
+class ArrayDataset:
+    """A torch data set over arrays in memory whose first axes match.
+
+    It hands out a whole batch in one indexing operation. Give the loader :func:`collate`, which
+    leaves that batch as it is::
+
+        DataLoader(ArrayDataset(x, y), batch_size=64, shuffle=True, collate_fn=collate)
+    """
+
+    # Not a subclass of torch's Dataset, which would load torch for every reader of this module;
+    # DataLoader asks for nothing but these three methods.
+
+    def __init__(self, *arrays: "np.ndarray | torch.Tensor") -> None:
+        import torch
+
+        lengths = [len(array) for array in arrays]
+        if not arrays or len(set(lengths)) != 1:
+            raise ValueError(f"expected one or more arrays of one length, got lengths {lengths}")
+        self.tensors = tuple(torch.as_tensor(array) for array in arrays)
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> "tuple[torch.Tensor, ...]":
+        return tuple(tensor[index] for tensor in self.tensors)
+
+    def __getitems__(self, indices: Sequence[int]) -> "tuple[torch.Tensor, ...]":
+        """The batch of these examples: (N, ...) -> (len(indices), ...) for each array."""
+        import torch
+
+        index = torch.as_tensor(indices)
+        return tuple(tensor[index] for tensor in self.tensors)
+
+
+def collate(batch: Any) -> Any:
+    """For ``DataLoader(collate_fn=...)``: an :class:`ArrayDataset` has made the batch already."""
+    return batch
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """The registry's entry for ``name``.
+
+    Raises:
+        ValueError: there is none; the message lists the names and the nearest one.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    close = difflib.get_close_matches(name, DATASETS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"expected a data set of {', '.join(DATASETS)}; got {name!r}.{hint}")
+
+
+def data_folder(data_dir: str | Path | None = None) -> Path:
+    """The folder of downloaded data: the argument, else DATA_DIR, else ``data/`` here."""
+    return Path(data_dir or os.environ.get("DATA_DIR") or utils.ROOT / "data").expanduser()
+
+
+# --- files on disk
+
+
+def read_verified(info: DatasetInfo, file: RemoteFile, folder: Path) -> bytes:
+    """The unpacked content of a downloaded file whose checksum is right.
+
+    A ``.gz`` file and the same file unpacked (without ``.gz``) serve alike.
+
+    Raises:
+        DatasetMissing: neither is there.
+        DatasetCorrupt: the checksum is wrong, or what came out of the archive is.
+    """
+    packed = folder / file.path
+    unpacked = packed.with_suffix("") if packed.suffix == ".gz" else packed
+    if packed.is_file():
+        content = _checked(info, packed, file.md5, folder)
+        if packed.suffix != ".gz":
+            return content
+        try:
+            return gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DatasetCorrupt(f"{packed}: not a whole gzip file ({error})") from error
+    if unpacked.is_file():
+        return _checked(info, unpacked, file.unpacked_md5, folder)
+    raise DatasetMissing(_missing_message(info, folder))
+
+
+def _checked(info: DatasetInfo, path: Path, md5: str, folder: Path) -> bytes:
+    content = path.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise DatasetCorrupt(
+            f"{path}: cut off or changed ({len(content)} bytes, wrong checksum). Delete it, then "
+            f"fetch it anew: {_download_command(info, folder)}"
+        )
+    return content
+
+
+def _download_command(info: DatasetInfo, folder: Path) -> str:
+    moved = "" if folder == data_folder() else f' --data-dir "{folder}"'
+    return f"python -m utils.data_loaders --download {info.name}{moved}"
+
+
+def _missing_message(info: DatasetInfo, folder: Path) -> str:
+    paths = [folder / file.path for file in info.files]
+    absent = [path for path in paths if not (path.exists() or path.with_suffix("").exists())]
+    looked_for = "\n".join(f"    {path}" for path in absent)
+    return (
+        f"the data set {info.name!r} is not on this machine. Looked in vain for\n{looked_for}\n"
+        f"  To download it: {_download_command(info, folder)}\n"
+        "  By hand: put the files at those paths, packed or without .gz (DATA_DIR or --data-dir "
+        "moves the folder).\n"
+        f"  Without network: --data {info.builtin_substitute} is built in and serves instead."
+    )
+
+
+def read_idx(content: bytes, name: str = "file") -> np.ndarray:
+    """Parse the IDX format of MNIST: two zero bytes, type, number of axes, lengths, then the data.
+
+    Args:
+        content: the whole unpacked file, holding unsigned bytes.
+        name: for error messages.
+
+    Returns:
+        uint8 array of the shape that the header states.
+
+    Raises:
+        DatasetCorrupt: not such a file, or more or fewer bytes than its header says.
+    """
+    unsigned_byte = 8
+    if len(content) < 4 or content[:3] != bytes((0, 0, unsigned_byte)):
+        raise DatasetCorrupt(
+            f"{name}: expected an IDX file of bytes, got {content[:4]!r} at its start"
+        )
+    axes = content[3]
+    start = 4 + 4 * axes
+    if len(content) < start:
+        raise DatasetCorrupt(f"{name}: cut off within its header")
+    shape = struct.unpack(f">{axes}I", content[4:start])
+    data = np.frombuffer(content, dtype=np.uint8, offset=start)
+    if data.size != np.prod(shape, dtype=np.int64):
+        raise DatasetCorrupt(f"{name}: expected {shape} bytes, got {data.size}")
+    return data.reshape(shape)
+
+
+# --- download
+
+
+def download(name: str, data_dir: str | Path | None = None) -> list[Path]:
+    """Fetch the files of a data set that aren't there yet.
+
+    A file gets its name only when it is complete and its checksum is right.
+
+    Returns:
+        where the files lie.
+
+    Raises:
+        ValueError: no such data set, or one that needs no download.
+        DownloadFailed: a file could not be fetched; whatever was whole before still is.
+    """
+    info = dataset_info(name)
+    if not info.files:
+        raise ValueError(f"{name} is {info.kind}: there is nothing to download")
+    folder = data_folder(data_dir)
+    return [_download_file(info, file, folder) for file in info.files]
+
+
+def _download_file(info: DatasetInfo, file: RemoteFile, folder: Path) -> Path:
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    target = folder / file.path
+    if check_integrity(target, file.md5):
+        return target
+    failures = []
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # seconds without a byte: a dead network must not hang for ever
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for url in file.urls:
+            # In the target's own folder, so that os.replace is one indivisible step.
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as part:
+                try:
+                    download_url(url, part, target.name, file.md5)
+                except (OSError, HTTPException, RuntimeError) as error:
+                    failures.append(f"{url} ({_one_line(error)})")
+                    continue
+                os.replace(Path(part) / target.name, target)
+                return target
+    except OSError as error:  # the folder can't be made or written
+        failures.append(_one_line(error))
+    finally:
+        socket.setdefaulttimeout(before)
+    raise DownloadFailed(
+        f"{info.name}: could not fetch {'; nor '.join(failures)}. Put the file at {target} "
+        f"by hand, or use the built-in data set instead: --data {info.builtin_substitute}"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# --- the loaders
+
+
+def _split(
+    x: np.ndarray, y: np.ndarray, test: int, classes: Sequence[str] = (), stratify: bool = True
+) -> Arrays:
+    """A fixed split with ``test`` test examples, the share of each class kept."""
+    from sklearn.model_selection import train_test_split
+
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y, test_size=test, random_state=0, stratify=y if stratify else None
+    )
+    return Arrays(x_train, y_train, x_test, y_test, tuple(str(name) for name in classes))
+
+
+def _load_digits(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = (bunch.images[:, None] / 16).astype(np.float32)  # (N, 8, 8) -> (N, 1, 8, 8)
+    return _split(x, bunch.target.astype(np.int64), 360, bunch.target_names)
+
+
+def _load_diabetes(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    from sklearn.datasets import load_diabetes
+
+    bunch = load_diabetes(scaled=False)
+    return _split(bunch.data, bunch.target, 89, stratify=False)
+
+
+def _load_table(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    from sklearn import datasets
+
+    loaders = {
+        "breast-cancer": datasets.load_breast_cancer,
+        "iris": datasets.load_iris,
+        "wine": datasets.load_wine,
+    }
+    bunch = loaders[info.name]()
+    test = round(len(bunch.data) / 5)
+    return _split(bunch.data, bunch.target.astype(np.int64), test, bunch.target_names)
+
+
+def _load_xor(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    x, y = generated_data.xor()
+    return Arrays(x, y, x, y, ("equal", "different"))
+
+
+def _load_symmetry(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    x, y = generated_data.symmetry()
+    return Arrays(x, y, x, y, ("not symmetric", "symmetric"))
+
+
+def _load_encoder(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    x, y = generated_data.encoder()
+    return Arrays(x, y, x, y)
+
+
+def _load_moons(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    train, test = 400, 200
+    x, y = generated_data.moons(train + test, noise=0.2, seed=seed)
+    return Arrays(x[:train], y[:train], x[train:], y[train:], ("upper", "lower"))
+
+
+def _load_mnist(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    """MNIST and all in its format; ``info.files`` are images and labels of train, then of test."""
+    content = [
+        read_idx(read_verified(info, file, folder), str(folder / file.path)) for file in info.files
+    ]
+    images, labels = content[0::2], content[1::2]
+    x_train, x_test = (array[:, None].astype(np.float32) for array in images)  # -> (N, 1, H, W)
+    y_train, y_test = (array.astype(np.int64) for array in labels)
+    x_train /= 255
+    x_test /= 255
+    classes = FASHION_CLASSES if info.name == "fashion-mnist" else map(str, range(10))
+    return Arrays(x_train, y_train, x_test, y_test, tuple(classes))
+
+
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+# --- the registry
+
+
+def _mnist_files(
+    folder: str, mirrors: tuple[str, ...], checksums: dict[str, tuple[str, str]]
+) -> tuple[RemoteFile, ...]:
+    return tuple(
+        RemoteFile(
+            f"{folder}/raw/{name}.gz",
+            packed,
+            tuple(f"{mirror}{name}.gz" for mirror in mirrors),
+            unpacked,
+        )
+        for name, (packed, unpacked) in checksums.items()
+    )
+
+
+# Folders, addresses and checksums (of the .gz file and of what is in it) are torchvision's own, so
+# that a folder that torchvision filled serves here, and the other way round.
+MNIST_FILES = _mnist_files(
+    "MNIST",
+    ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+    {
+        "train-images-idx3-ubyte": (
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "6bbc9ace898e44ae57da46a324031adb",
+        ),
+        "train-labels-idx1-ubyte": (
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "a25bea736e30d166cdddb491f175f624",
+        ),
+        "t10k-images-idx3-ubyte": (
+            "9fb629c4189551a2d022fa330f9573f3",
+            "2646ac647ad5339dbf082846283269ea",
+        ),
+        "t10k-labels-idx1-ubyte": (
+            "ec29112dd5afa0611ce80d1b7f02629c",
+            "27ae3e4e09519cfbb04c329615203637",
+        ),
+    },
+)
+FASHION_MNIST_FILES = _mnist_files(
+    "FashionMNIST",
+    ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+    {
+        "train-images-idx3-ubyte": (
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        ),
+        "train-labels-idx1-ubyte": (
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "9018921c3c673c538a1fc5bad174d6f9",
+        ),
+        "t10k-images-idx3-ubyte": (
+            "bef4ecab320f06d8554ea6380940ec79",
+            "8181f5470baa50b63fa0f6fddb340f0a",
+        ),
+        "t10k-labels-idx1-ubyte": (
+            "bb300cfdad3c16e7a12a480ee83cd310",
+            "15d484375f8d13e6eb1aabb0c3f46965",
+        ),
+    },
+)
+
+REGISTRY = [
+    DatasetInfo(
+        name="digits",
+        what="handwritten digits",
+        size="1,437 + 360 images (1, 8, 8)",
+        source="Alpaydin & Kaynak 1998, UCI; scikit-learn",
+        licence="CC BY 4.0",
+        kind="built-in",
+        load=_load_digits,
+    ),
+    DatasetInfo(
+        name="diabetes",
+        what="progress of diabetes after a year from ten measurements, in their own units",
+        size="353 + 89 rows of 10",
+        source="Efron et al. 2004; scikit-learn",
+        licence="none stated",
+        kind="built-in",
+        load=_load_diabetes,
+    ),
+    DatasetInfo(
+        name="breast-cancer",
+        what="malignant or benign from measurements of cell nuclei",
+        size="455 + 114 rows of 30, 2 classes",
+        source="Wolberg et al. 1995, UCI; scikit-learn",
+        licence="CC BY 4.0",
+        kind="built-in",
+        load=_load_table,
+    ),
+    DatasetInfo(
+        name="iris",
+        what="species of iris from the sizes of petals and sepals",
+        size="120 + 30 rows of 4, 3 classes",
+        source="Fisher 1936, UCI; scikit-learn",
+        licence="CC BY 4.0",
+        kind="built-in",
+        load=_load_table,
+    ),
+    DatasetInfo(
+        name="wine",
+        what="cultivar of a wine from its chemical analysis",
+        size="142 + 36 rows of 13, 3 classes",
+        source="Aeberhard & Forina 1992, UCI; scikit-learn",
+        licence="CC BY 4.0",
+        kind="built-in",
+        load=_load_table,
+    ),
+    DatasetInfo(
+        name="xor",
+        what="exclusive or; train and test are the same four cases",
+        size="4 rows of 2, 2 classes",
+        source="utils/generated_data.py",
+        licence="MIT",
+        kind="generated",
+        load=_load_xor,
+    ),
+    DatasetInfo(
+        name="symmetry",
+        what="is a pattern of six bits its own mirror image? train and test are all 64",
+        size="64 rows of 6, 2 classes",
+        source="utils/generated_data.py; Rumelhart et al. 1986",
+        licence="MIT",
+        kind="generated",
+        load=_load_symmetry,
+    ),
+    DatasetInfo(
+        name="encoder",
+        what="8-3-8 encoder: the target is the one-hot input itself; train and test are all eight",
+        size="8 rows of 8, target (8,)",
+        source="utils/generated_data.py; Rumelhart et al. 1986",
+        licence="MIT",
+        kind="generated",
+        load=_load_encoder,
+    ),
+    DatasetInfo(
+        name="moons",
+        what="two interleaved half circles, noise 0.2",
+        size="400 + 200 rows of 2, 2 classes",
+        source="scikit-learn make_moons",
+        licence="MIT",
+        kind="generated",
+        load=_load_moons,
+    ),
+    DatasetInfo(
+        name="mnist",
+        what="handwritten digits",
+        size="60,000 + 10,000 images (1, 28, 28)",
+        source="LeCun et al. 1998",
+        licence="CC BY-SA 3.0 (commonly given)",
+        kind="download",
+        load=_load_mnist,
+        builtin_substitute="digits",
+        files=MNIST_FILES,
+    ),
+    DatasetInfo(
+        name="fashion-mnist",
+        what="articles of clothing",
+        size="60,000 + 10,000 images (1, 28, 28)",
+        source="Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747",
+        licence="MIT",
+        kind="download",
+        load=_load_mnist,
+        builtin_substitute="digits",
+        files=FASHION_MNIST_FILES,
+    ),
+]
+
+DATASETS: dict[str, DatasetInfo] = {info.name: info for info in REGISTRY}
+
+
+# --- the command line
+
+
+def registry_table() -> str:
+    """The registry as a text table: name, size, kind, source, licence."""
+    rows = [("name", "size", "kind", "source", "licence")]
+    rows += [(d.name, d.size, d.kind, d.source, d.licence) for d in DATASETS.values()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """List the data sets, or download some. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.data_loaders",
+        description="List the data sets of the repository, or download some of them.",
+    )
+    parser.add_argument("--download", nargs="+", metavar="NAME", help="fetch these data sets")
+    parser.add_argument(
+        "--data-dir", type=Path, help="where they go (default: DATA_DIR, else data/ here)"
+    )
+    options = parser.parse_args(argv)
+    folder = data_folder(options.data_dir)
+    if not options.download:
+        print(registry_table())
+        print(f"\nDownloaded sets belong in {folder}; to fetch one: --download NAME")
+        return 0
+    try:
+        for name in options.download:
+            for path in download(name, folder):
+                print(f"{name}: {path}")
+    except ValueError as error:
+        parser.error(str(error))
+    except DatasetMissing as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the file that was on its way is not kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
