@@ -1,0 +1,1 @@
+"""Speed and memory against the production libraries; ``python -m benchmarks.run``."""
