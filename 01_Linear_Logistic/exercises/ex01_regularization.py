@@ -1,0 +1,56 @@
+"""Exercise: give linear regression a penalty, ridge first, then lasso."""
+
+import numpy as np
+
+import utils  # noqa: F401  (puts the chapters on the import path)
+from linear_numpy import LinearRegression, squared_error_backward, squared_error_forward
+
+
+class RidgeRegression(LinearRegression):
+    """Linear regression with the penalty ``alpha / (2 N) * sum of squared weights``.
+
+    That is the ridge penalty of eq. 1.16 beside a loss that is a mean over N examples. The bias is
+    not charged.
+
+    Args:
+        alpha: strength of the penalty.
+        examples: N, the size of the training set.
+    """
+
+    def __init__(self, config, rng, alpha, examples):
+        super().__init__(config, rng)
+        self.alpha = alpha
+        self.examples = examples
+
+    def penalty(self):
+        """What is added to the squared error: a number."""
+        # TODO: the penalty of the present weight
+        raise NotImplementedError("the penalty of the present weight")
+
+    def backward(self, dy):
+        """Gradients of squared error plus penalty, given ``dy``, that of the squared error."""
+        grads = super().backward(dy)
+        # TODO: add the gradient of the penalty to grads, then return grads
+        raise NotImplementedError("add the gradient of the penalty to grads, then return grads")
+
+
+def soft_threshold(w, threshold):
+    """Move every number of ``w`` towards 0 by ``threshold``, and stop there (eq. 1.18)."""
+    # TODO: one line, without a loop
+    raise NotImplementedError("one line, without a loop")
+
+
+def lasso_step(model, x, y, lr, alpha):
+    """One step of eq. 1.18 on ``squared error + alpha * sum of |weight|``, in place.
+
+    The squared error is the mean over the examples, as in linear_numpy.py (and scikit-learn's
+    Lasso). The bias makes an ordinary gradient step.
+
+    Args:
+        model: a LinearRegression.
+        x: (N, D). y: (N, 1). lr: learning rate. alpha: strength of the penalty.
+    """
+    _, cache = squared_error_forward(model.forward(x), y)
+    grads = model.backward(squared_error_backward(cache))
+    # TODO: change model.params["weight"] and model.params["bias"]
+    raise NotImplementedError('change model.params["weight"] and model.params["bias"]')

@@ -1,0 +1,58 @@
+"""Solution: the largest stable learning rate of linear regression, predicted and then seen."""
+
+import numpy as np
+
+import utils  # noqa: F401  (puts the chapters on the import path)
+from linear_numpy import (
+    LinearConfig,
+    LinearRegression,
+    gradient_descent,
+    squared_error_backward,
+    squared_error_forward,
+)
+
+
+def hessian(x):
+    """Hessian (D+1, D+1) of the loss of eq. 1.2 with one output, in the weights and then the bias.
+
+    Args:
+        x: (N, D).
+    """
+    # --- your code: A^T A / N, where A is x with one more column
+    a = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    return a.T @ a / len(a)
+    # --- end
+
+
+def largest_eigenvalue(h, steps=500):
+    """Largest eigenvalue of a symmetric h (P, P) with eigenvalues >= 0, by power iteration.
+
+    Multiply a vector by h again and again, and scale it to length 1 after each time: it turns
+    towards the eigenvector of the largest eigenvalue.
+    """
+    v = np.random.default_rng(0).standard_normal(len(h))
+    # --- your code: `steps` multiplications, then the eigenvalue; without np.linalg.eig...
+    for _ in range(steps):
+        v = h @ v
+        v = v / np.linalg.norm(v)
+    return v @ h @ v
+    # --- end
+
+
+def largest_stable_rate(x):
+    """The learning rate at which full-batch gradient descent begins to diverge (eq. 1.12)."""
+    # --- your code: one line, from the two functions above
+    return 2 / largest_eigenvalue(hessian(x))
+    # --- end
+
+
+def losses_at(rate, x, y, steps=200):
+    """The losses of full-batch gradient descent at a learning rate: plot them!
+
+    Args:
+        x: (N, D). y: (N, 1).
+    """
+    model = LinearRegression(LinearConfig(x.shape[1]), np.random.default_rng(0))
+    # --- your code: train `model` with gradient_descent of linear_numpy.py, return the losses
+    return gradient_descent(model, squared_error_forward, squared_error_backward, x, y, rate, steps)
+    # --- end
