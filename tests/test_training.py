@@ -497,6 +497,13 @@ def test_wrong_options_are_one_clear_line(words, code, message):
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_missing_device_is_one_clear_line():
+    result = run_command(command(PAPER_SCRIPT, "--device", "cuda:99"))
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: this machine has no device")
+    assert "Traceback" not in result.stderr
+
+
 def test_missing_data_is_one_clear_line(tmp_path):
     result = run_command(command(SCRIPT, "--data", "mnist", "--data-dir", tmp_path))
     assert result.returncode == 1

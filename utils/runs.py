@@ -53,6 +53,10 @@ class NonFiniteLoss(RuntimeError):
     """The loss became NaN or infinite."""
 
 
+class DeviceMissing(ValueError):
+    """The device that was asked for is not on this machine."""
+
+
 class Interrupted(RuntimeError):
     """Ctrl-C (or SIGTERM) arrived; raised between two steps, never within one."""
 
@@ -309,7 +313,7 @@ class Run:
             self._metrics["train_loss"] = float(np.mean(self._epoch_losses))
         self._write(values)
         self._close_bar()
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in self._metrics.items())
+        shown = "  ".join(f"{name} {_short(value)}" for name, value in self._metrics.items())
         self._say(f"epoch {self.epoch + 1}/{self.options.epochs}  {shown}  {self.seconds():.1f} s")
 
     def save(self) -> None:
@@ -371,7 +375,10 @@ class Run:
         if records:
             curve = ([r["step"] for r in records], [r["loss"] for r in records])
             title = f"{self.chapter} {self.level}: {self.model} on {self.options.data}"
-            plot_loss_curves({"training": curve}, title=title, path=self.folder / "loss.png")
+            # Single batches scatter; over thousands of steps they would be one solid band.
+            smooth = 0.98 if len(records) > 2000 else 0.9 if len(records) > 200 else 0.0
+            path = self.folder / "loss.png"
+            plot_loss_curves({"training": curve}, title=title, smooth=smooth, path=path)
         self._say(f"finished in {self.seconds():.1f} s; everything is in {self.folder}")
         return summary
 
@@ -407,6 +414,11 @@ class Run:
 def _number(value: Any) -> float:
     """A plain number from one of NumPy or a tensor, on any device, with or without a gradient."""
     return float(value.detach() if hasattr(value, "detach") else value)
+
+
+def _short(value: float) -> str:
+    """Four decimals, or four digits where a diverging run gives hundreds."""
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
 
 
 def _trainable(weights: Any) -> Mapping[str, Any]:
@@ -471,6 +483,6 @@ def run_script(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint, if any, is kept", file=sys.stderr)
         sys.exit(130)
-    except (CheckpointError, DatasetMissing, NonFiniteLoss) as error:
+    except (CheckpointError, DatasetMissing, DeviceMissing, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.data_loaders import ArrayDataset, collate
 from utils.options import TrainerOptions
-from utils.runs import Run
+from utils.runs import DeviceMissing, Run
 
 Schedule = Callable[[int], float]
 LossFunction = Callable[[torch.nn.Module, Any], torch.Tensor | tuple[torch.Tensor, dict[str, Any]]]
@@ -42,7 +42,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """``auto`` is CUDA, else MPS, else the CPU.
 
     Raises:
-        ValueError: no such device on this machine.
+        DeviceMissing: no such device on this machine.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -51,11 +51,12 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"expected a device such as auto, cpu, cuda or mps, got {name}") from error
+        expected = "expected a device such as auto, cpu, cuda or mps"
+        raise DeviceMissing(f"{expected}, got {name}") from error
     no_cuda = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
     no_mps = device.type == "mps" and not torch.backends.mps.is_available()
     if no_cuda or no_mps:
-        raise ValueError(f"this machine has no device {name}; --device cpu always works")
+        raise DeviceMissing(f"this machine has no device {name}; --device cpu always works")
     return device
 
 
