@@ -183,6 +183,23 @@ def test_copies_do_not_share_memory():
     assert np.abs(arrays["weight"]).sum() > 0 and tensors["weight"].abs().sum() > 0
 
 
+def test_a_tied_weight_counts_once_under_its_first_name(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(5, 3)
+            self.head = torch.nn.Linear(3, 5, bias=False)
+            self.head.weight = self.embedding.weight
+
+    module, other = Tied(), Tied()
+    assert list(to_numpy(module)) == ["embedding.weight"]
+    before = to_numpy(module)["embedding.weight"]
+    perturb(module, scale=0.1)
+    assert 0.03 < (to_numpy(module)["embedding.weight"] - before).std() < 0.13  # once, not twice
+    load_into(other, load_weights(save_weights(tmp_path / "tied.safetensors", module)))
+    assert torch.equal(other.head.weight, module.head.weight)
+
+
 def test_dtypes_are_cast_where_asked_and_integers_are_left():
     module = torch.nn.BatchNorm1d(4)
     assert to_numpy(module, np.float64)["running_var"].dtype == np.float64
@@ -213,6 +230,8 @@ class Everything(RunOptions):
     data: Literal["digits", "mnist"] = option("digits", "the data set")
     hidden: tuple[int, ...] = option((128,), "widths")
     flag: bool = option(False, "a switch, 100 % documented")
+    lr: float = option(0.5, "overrides the base's and keeps its limit")
+    share: float = option(0.5, "a number", least=0)
 
 
 def test_options_get_the_types_of_their_fields():
@@ -242,9 +261,12 @@ def test_help_lists_every_option(capsys):
     ("words", "message"),
     [
         (["--hiden", "3"], "did you mean --hidden?"),
-        (["--hidden", "3,x"], "invalid list of int value: '3,x'"),
+        (["--hidden", "3,x"], "expected numbers such as 512,256, got '3,x'"),
         (["--data", "cifar"], "invalid choice: 'cifar'"),
         (["--lr", "0"], "expected a number above 0, got 0"),
+        (["--lr", "nan"], "expected a number above 0, got nan"),
+        (["--limit", "-5"], "expected a number of at least 0, got -5"),
+        (["--share", "-1"], "expected a number of at least 0, got -1"),
         (["--epochs", "2.5"], "invalid int value: '2.5'"),
         (["stray"], "unrecognized arguments: stray"),
     ],
@@ -266,6 +288,9 @@ def test_resume_takes_the_runs_options_and_refuses_others(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_options(Everything, ["--resume", str(tmp_path), "--lr", "0.1"])
     assert "--lr 0.1: the run in" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_options(Everything, ["--resume", str(tmp_path), "--epochs", "2"])
+    assert "has 10 already" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SystemExit):
         parse_options(Everything, ["--resume", str(tmp_path)])
@@ -276,3 +301,4 @@ def test_the_recorded_command_names_no_place_of_this_machine():
     words = ["02_MLP/numpy/train.py", "--data", "mnist", "--data-dir", "/home/me", "--out=/x"]
     assert command_line(words) == "python 02_MLP/numpy/train.py --data mnist"
     assert command_line(["/somewhere/else/train.py"]) == "python train.py"
+    assert command_line(["train.py", "--hidden", ""]) == "python train.py --hidden ''"

@@ -149,7 +149,16 @@ def test_a_finished_run_can_go_on_for_more_epochs(tmp_path):
     _, folder = numpy_training(Small(out=tmp_path / "three"))
     got, _ = numpy_training(Small(resume=folder, epochs=5))
     assert np.array_equal(got, want)
-    assert json.loads((folder / "summary.json").read_text())["command"].endswith("--epochs 5")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["epochs"] == 5 and summary["prolonged"] is True
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    _, folder = numpy_training(Small(out=tmp_path))
+    before = snapshot(folder)
+    numpy_training(Small(resume=folder))
+    assert snapshot(folder) == before
+    assert json.loads((folder / "summary.json").read_text())["prolonged"] is False
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
@@ -487,6 +496,9 @@ def test_two_processes_train_to_the_losses_of_one(tmp_path):
         (["--epoch", "1"], 2, "did you mean --epochs?"),
         (["--epochs", "many"], 2, "invalid int value: 'many'"),
         (["--epochs", "-1"], 2, "expected a number above 0, got -1"),
+        (["--lr", "-1"], 2, "expected a number above 0, got -1"),
+        (["--hidden", "0"], 2, "expected at least two positive sizes"),
+        (["--dropout", "1.5"], 2, "expected dropout in [0, 1), got 1.5"),
         (["--data", "imagenet"], 2, "invalid choice: 'imagenet'"),
         (["--resume", "nowhere"], 2, "--resume: no run in nowhere"),
     ],

@@ -34,7 +34,10 @@ def chapter_of(file: str | Path) -> Path:
     for chapter in chapters():
         if chapter in path.parents or chapter == path:
             return chapter
-    raise ValueError(f"expected a file inside a chapter folder of {ROOT}, got {path}")
+    raise ValueError(
+        f"expected a file in a chapter folder of {ROOT}, got {path}; if that is another copy of "
+        "the repository, run pip install -e . there"
+    )
 
 
 def _add_levels_to_import_path() -> None:

@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import shlex
 import sys
 import types
 import typing
@@ -26,15 +27,18 @@ from typing import Any, NoReturn, TypeVar
 Options = TypeVar("Options")
 
 
-def option(default: Any, help: str, *, positive: bool = False) -> Any:
+def option(
+    default: Any, help: str, *, above: float | None = None, least: float | None = None
+) -> Any:
     """A dataclass field that becomes a command-line option.
 
     Args:
         default: the value when the option is not given.
         help: one line, shown by ``--help``.
-        positive: refuse zero and negative numbers.
+        above, least: numbers must be above ``above``, or at least ``least``. A field that overrides
+            one of a base class and says neither keeps the base's limit.
     """
-    return field(default=default, metadata={"help": help, "positive": positive})
+    return field(default=default, metadata={"help": help, "above": above, "least": least})
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,16 @@ class RunOptions:
     data_dir: Path | None = option(
         None, "where downloaded data sets lie (default: DATA_DIR, else data/ in the repository)"
     )
-    epochs: int = option(10, "passes over the training data", positive=True)
-    batch_size: int = option(64, "examples in one step", positive=True)
-    lr: float = option(0.1, "learning rate", positive=True)
-    seed: int = option(0, "seed of initial weights, batches and dropout")
-    limit: int = option(0, "use only so many training examples; 0 = all")
+    epochs: int = option(10, "passes over the training data", above=0)
+    batch_size: int = option(64, "examples in one step", above=0)
+    lr: float = option(0.1, "learning rate", above=0)
+    seed: int = option(0, "seed of initial weights, batches and dropout", least=0)
+    limit: int = option(0, "use only so many training examples; 0 = all", least=0)
     out: Path = option(Path("runs"), "folder that collects the run folders")
     resume: Path | None = option(
-        None, "run folder to go on with; its options hold, but for --epochs, --data-dir, --device"
+        None,
+        "run folder to go on with; all its options hold, but --data-dir, --device and a larger "
+        "--epochs (which stretches a schedule over the new number)",
     )
 
 
@@ -72,9 +78,9 @@ class TrainerOptions(TorchOptions):
     mixed_precision: typing.Literal["no", "bf16", "fp16"] = option(
         "no", "number format of the step"
     )
-    grad_accumulation: int = option(1, "batches whose gradients make one step", positive=True)
-    clip_norm: float = option(0.0, "largest norm of the whole gradient; 0 = no clipping")
-    checkpoint_steps: int = option(0, "checkpoint after so many steps too; 0 = each epoch only")
+    grad_accumulation: int = option(1, "parts that a batch is cut into to save memory", above=0)
+    clip_norm: float = option(0.0, "largest norm of the gradient; 0 = no clipping", least=0)
+    checkpoint_steps: int = option(0, "steps between extra checkpoints; 0 = none", least=0)
 
 
 # Options that may differ between the run and its continuation: they don't change what is learnt,
@@ -88,7 +94,7 @@ class _Parser(argparse.ArgumentParser):
             unknown = [word for word in message.split() if word.startswith("--")]
             known = [text for action in self._actions for text in action.option_strings]
             for word in unknown:
-                close = difflib.get_close_matches(word.split("=")[0], known, n=1)
+                close = difflib.get_close_matches(word.split("=")[0], known, n=1, cutoff=0.7)
                 if close:
                     message += f" (did you mean {close[0]}?)"
         self.exit(2, f"error: {message}\nTry {self.prog} --help\n")
@@ -107,20 +113,38 @@ def _converter(annotation: Any) -> Callable[[str], Any]:
         item = typing.get_args(annotation)[0]
 
         def to_tuple(text: str) -> tuple[Any, ...]:
-            return tuple(item(part) for part in text.split(",") if part)
+            try:
+                return tuple(item(part) for part in text.split(",") if part)
+            except ValueError:
+                raise argparse.ArgumentTypeError(
+                    f"expected numbers such as 512,256, got {text!r}"
+                ) from None
 
-        to_tuple.__name__ = f"list of {item.__name__}"
         return to_tuple
     if annotation in (int, float, str, Path):
         return annotation
     raise TypeError(f"no command-line form for the type {annotation}")
 
 
-def _positive(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+def _limits(cls: type, name: str) -> tuple[float | None, float | None]:
+    """``above`` and ``least`` of a field: its own, or those of the base class that it overrides."""
+    for base in cls.__mro__:
+        own = vars(base).get("__dataclass_fields__", {}).get(name)
+        if own is not None and (own.metadata["above"], own.metadata["least"]) != (None, None):
+            return own.metadata["above"], own.metadata["least"]
+    return None, None
+
+
+def _within(
+    convert: Callable[[str], Any], above: float | None, least: float | None
+) -> Callable[[str], Any]:
     def checked(text: str) -> Any:
         value = convert(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+        # Written so that NaN fails too.
+        if above is not None and not above < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected a number above {above:g}, got {text}")
+        if least is not None and not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected a number of at least {least:g}, got {text}")
         return value
 
     checked.__name__ = convert.__name__
@@ -150,8 +174,9 @@ def _make_parser(cls: type, description: str) -> _Parser:
             parser.add_argument(name, type=kind, choices=choices, help=help_text)
         else:
             convert = _converter(annotation)
-            if f.metadata.get("positive"):
-                convert = _positive(convert)
+            above, least = _limits(cls, f.name)
+            if (above, least) != (None, None):
+                convert = _within(convert, above, least)
             meta = f.name.upper()
             parser.add_argument(name, type=convert, metavar=meta, help=help_text)
     return parser
@@ -196,6 +221,10 @@ def _resumed(parser: _Parser, cls: type, given: dict[str, Any]) -> dict[str, Any
         stored = from_json(cls, json.loads(config_file.read_text())["options"])
     except (ValueError, KeyError, TypeError) as error:
         parser.error(f"--resume: {config_file} does not hold this script's options ({error})")
+    if given.get("epochs", stored["epochs"]) < stored["epochs"]:
+        parser.error(
+            f"--epochs {given['epochs']}: the run in {folder} has {stored['epochs']} already"
+        )
     for name, value in given.items():
         if name not in RESUME_MAY_CHANGE and value != stored.get(name):
             flag = "--" + name.replace("_", "-")
@@ -250,4 +279,4 @@ def command_line(argv: Sequence[str] | None = None) -> str:
             skip = True
         elif not word.startswith(("--data-dir=", "--out=", "--resume=")):
             kept.append(word)
-    return " ".join(["python", *kept])
+    return shlex.join(["python", *kept])

@@ -35,7 +35,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +44,9 @@ from utils import chapter_of
 from utils.checkpoints import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
 from utils.options import RunOptions, command_line, to_json
 from utils.weights import check_same_names, copy_value, load_into, named_arrays, save_weights
+
+if TYPE_CHECKING:
+    import torch
 
 _SHUFFLE, _NOISE = 0, 1  # separate random streams: the order of examples, and everything else
 _SECONDS_BETWEEN_SAVES = 1.0  # epochs of a tiny problem take less; the last one is always saved
@@ -106,8 +109,10 @@ class Run:
         self.epoch = 0
         self._batches_done = 0  # of this epoch
         self._seconds_before = 0.0  # spent by earlier processes of this run
+        self._prolonged = False  # went on for more --epochs than it was started with
         self._stop_requested = False
         self._restored = False
+        self._nothing_left = False  # a finished run was resumed
         self._last_save = -math.inf
         self._epoch_losses: list[float] = []
         self._metrics: dict[str, float] = {}
@@ -143,7 +148,6 @@ class Run:
                 "hardware": hardware(),
             }
             (self.folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        self._started = time.perf_counter()
         self._old_handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -198,6 +202,9 @@ class Run:
         if self.is_main:
             self._metrics_file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
             self._say(f"run folder: {self.folder}")
+        import torch  # noqa: F401  (checkpoints need it; loading it is no part of the training)
+
+        self._started = time.perf_counter()
         self._restored = True
 
     def _load(self) -> None:
@@ -215,6 +222,8 @@ class Run:
         self.epoch = int(checkpoint.progress["epoch"])
         self._batches_done = int(checkpoint.progress["batches_done"])
         self._seconds_before = float(checkpoint.progress["seconds"])
+        self._prolonged = bool(checkpoint.progress["prolonged"])
+        self._prolonged |= self.options.epochs != int(checkpoint.progress["epochs"])
         self._metrics = dict(checkpoint.progress["metrics"])
         self._epoch_losses = list(checkpoint.progress["epoch_losses"])
         if self.is_main:
@@ -238,6 +247,7 @@ class Run:
         """
         if not self._restored:
             raise RuntimeError("expected run.restore(weights, state) before run.epochs()")
+        self._nothing_left = self.epoch >= self.options.epochs
         while self.epoch < self.options.epochs:
             yield self.epoch
             self._close_bar()
@@ -277,8 +287,16 @@ class Run:
         """Random numbers for this step (dropout, noise): seed and step decide them."""
         return np.random.default_rng([self.options.seed, _NOISE, self.step])
 
+    def torch_generator(self) -> "torch.Generator":
+        """The same for PyTorch, on the CPU."""
+        import torch
+
+        return torch.Generator().manual_seed(int(self.rng().integers(2**63)))
+
     def log(self, loss: Any, **metrics: Any) -> None:
         """A step is done: write its line, check its loss, and stop here if Ctrl-C asked for it.
+
+        ``run.step`` counts the steps that are done; this call adds one.
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite.
@@ -306,7 +324,11 @@ class Run:
         return self._stop_requested
 
     def evaluate(self, **metrics: Any) -> None:
-        """Write the metrics measured at the end of an epoch, and print a line of them."""
+        """Write the metrics measured at the end of an epoch, and print a line of them.
+
+        Names say what they are: ``test_accuracy`` and ``test_error`` are shares of 1. Those that
+        :mod:`utils.results` ranks are listed there.
+        """
         values = {name: _number(value) for name, value in metrics.items()}
         self._metrics |= values
         if self._epoch_losses:
@@ -314,7 +336,8 @@ class Run:
         self._write(values)
         self._close_bar()
         shown = "  ".join(f"{name} {_short(value)}" for name, value in self._metrics.items())
-        self._say(f"epoch {self.epoch + 1}/{self.options.epochs}  {shown}  {self.seconds():.1f} s")
+        time_so_far = f"{self.seconds():.1f} s so far"
+        self._say(f"epoch {self.epoch + 1}/{self.options.epochs}  {shown}  {time_so_far}")
 
     def save(self) -> None:
         """Write a checkpoint of this moment (between two steps)."""
@@ -326,6 +349,8 @@ class Run:
             "epoch": self.epoch,
             "batches_done": self._batches_done,
             "seconds": self.seconds(),
+            "epochs": self.options.epochs,
+            "prolonged": self._prolonged,
             "metrics": self._metrics,
             "epoch_losses": self._epoch_losses,
         }
@@ -348,6 +373,9 @@ class Run:
         """
         from utils.visualization import plot_loss_curves
 
+        if self._nothing_left and (self.folder / "summary.json").exists():
+            self._say("nothing was left to do; a larger --epochs goes on")
+            return dict(json.loads((self.folder / "summary.json").read_text()))
         self._metrics |= {name: _number(value) for name, value in metrics.items()}
         summary = {
             "chapter": self.chapter,
@@ -361,6 +389,7 @@ class Run:
             "parameters": self.parameters,
             "metrics": self._metrics,
             "paper": dict(paper or {}),
+            "prolonged": self._prolonged,
             "duration_s": round(self.seconds(), 1),
             "hardware": hardware(),
             "versions": versions(),
@@ -383,12 +412,10 @@ class Run:
         return summary
 
     def _command(self) -> str:
-        """The command that makes this run in one go, however often it was resumed."""
+        """The command that started this run; if it was prolonged, that is not the whole story."""
         if not self.is_main:
             return ""
-        config = json.loads((self.folder / "config.json").read_text())
-        longer = self.options.epochs != config["options"]["epochs"]
-        return config["command"] + (f" --epochs {self.options.epochs}" if longer else "")
+        return json.loads((self.folder / "config.json").read_text())["command"]
 
     def seconds(self) -> float:
         """Seconds of this run so far, those before a resume included."""

@@ -16,11 +16,18 @@ Arrays = dict[str, np.ndarray]
 
 
 def named_arrays(source: Any) -> Mapping[str, Any]:
-    """The flat mapping behind ``source``: itself, or the ``state_dict()`` of a module."""
+    """The flat mapping behind ``source``: itself, or the ``state_dict()`` of a module.
+
+    A parameter that a module uses under two names (an embedding tied to the output, say) counts
+    once, under the first; that is its name at L1 and L2 too.
+    """
     if isinstance(source, Mapping):
         return source
-    if hasattr(source, "state_dict"):
-        return source.state_dict()
+    if hasattr(source, "named_parameters"):
+        kept = {name for name, _ in source.named_parameters()}
+        every = {name for name, _ in source.named_parameters(remove_duplicate=False)}
+        tied = every - kept
+        return {n: value for n, value in source.state_dict().items() if n not in tied}
     raise TypeError(f"expected a mapping or a module, got {type(source).__name__}")
 
 

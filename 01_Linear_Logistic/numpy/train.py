@@ -68,9 +68,9 @@ class Options(RunOptions):
     data: Literal[
         "auto", "diabetes", "breast-cancer", "digits", "iris", "wine", "mnist", "fashion-mnist"
     ] = option("auto", "the data set; auto takes one that fits --model")
-    epochs: int = option(0, "passes over the training data; 0 = 20 images, 100 tables")
-    batch_size: int = option(64, "examples in one step", positive=True)
-    lr: float = option(0.0, "learning rate; 0 = 0.02 linear, 0.1 logistic, 0.5 softmax")
+    epochs: int = option(0, "passes over the training data; 0 = 20 images, 100 tables", least=0)
+    batch_size: int = option(64, "examples in one step")
+    lr: float = option(0.0, "learning rate; 0 = 0.02 linear, 0.1 logistic, 0.5 softmax", least=0)
 
     def __post_init__(self) -> None:
         by_data = {"diabetes": "linear", "breast-cancer": "logistic"}

@@ -54,12 +54,14 @@ class Options(TrainerOptions):
         "auto", "diabetes", "breast-cancer", "digits", "iris", "wine", "mnist", "fashion-mnist"
     ] = option("auto", "the data set; auto takes one that fits --model")
     solver: Literal["auto", "qr", "newton", "sgd"] = option("auto", "how to fit")
-    ridge: float = option(1.0, "penalty alpha on squared weights, against the summed loss")
+    ridge: float = option(1.0, "penalty alpha on squared weights, against the summed loss", least=0)
     epochs: int = option(
-        0, "passes over the training data; 0 = 10 newton, else 20 images, 100 tables"
+        0, "passes over the training data; 0 = 10 newton, else 20 images, 100 tables", least=0
     )
-    batch_size: int = option(64, "examples in one step of sgd", positive=True)
-    lr: float = option(0.0, "learning rate of sgd; 0 = 0.02 linear, 0.1 logistic, 0.5 softmax")
+    batch_size: int = option(64, "examples in one step of sgd")
+    lr: float = option(
+        0.0, "learning rate of sgd; 0 = 0.02 linear, 0.1 logistic, 0.5 softmax", least=0
+    )
 
     def __post_init__(self) -> None:
         by_data = {"diabetes": "linear", "breast-cancer": "logistic"}

@@ -334,6 +334,8 @@ class MLP:
 
     def backward(self, dy: np.ndarray) -> Params:
         """Gradients of all parameters from that of the outputs (B, K): the layers in reverse."""
+        if not self._caches:
+            raise RuntimeError("expected forward before backward")
         grads = {}
         for i, (linear, name, activation, dropout) in reversed(list(enumerate(self._caches))):
             if dropout is not None:

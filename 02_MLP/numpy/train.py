@@ -40,16 +40,23 @@ OPTIMISERS = {
 @dataclass(frozen=True)
 class Options(RunOptions):
     data: Literal["digits", "mnist", "fashion-mnist"] = option("digits", "the data set")
-    epochs: int = option(30, "passes over the training data", positive=True)
-    batch_size: int = option(32, "examples in one step", positive=True)
+    epochs: int = option(30, "passes over the training data")
+    batch_size: int = option(32, "examples in one step")
     lr: float = option(0.005, "learning rate at the start; falls to 0 like half a cosine")
     hidden: tuple[int, ...] = option((256,), "widths of the hidden layers, e.g. 512,512")
     activation: Literal["relu", "leaky_relu", "gelu", "gelu_tanh", "tanh", "sigmoid"] = option(
         "relu", "of the hidden layers"
     )
     dropout: float = option(0.2, "share of hidden units dropped in training")
-    label_smoothing: float = option(0.0, "share of the target spread over all classes")
+    label_smoothing: float = option(0.0, "share of the target spread over all classes", least=0)
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = option("adam", "update rule")
+
+    def __post_init__(self) -> None:
+        self.network(1, 1)  # refuses --hidden and --dropout that make no network
+
+    def network(self, D: int, K: int) -> MLPConfig:
+        """The network for inputs of width D and K classes."""
+        return MLPConfig((D, *self.hidden, K), self.activation, dropout=self.dropout)
 
 
 def accuracy(model: MLP, x: np.ndarray, y: np.ndarray) -> float:
@@ -67,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     x_train = data.x_train.reshape(len(data.x_train), -1)  # (N, 1, H, W) -> (N, D)
     x_test = data.x_test.reshape(len(data.x_test), -1)
 
-    sizes = (x_train.shape[1], *options.hidden, len(data.classes))
-    config = MLPConfig(sizes, options.activation, dropout=options.dropout)
+    config = options.network(x_train.shape[1], len(data.classes))
     model = MLP(config, np.random.default_rng(options.seed), dtype=np.float32)
     optimizer = OPTIMISERS[options.optimizer](model.params, options.lr)
 

@@ -42,16 +42,19 @@ class Options(TrainerOptions):
     data: Literal["digits", "mnist", "fashion-mnist", "xor", "symmetry", "encoder"] = option(
         "digits", "the data set, or the task of 1986"
     )
-    epochs: int = option(0, "passes over the training data; 0 = 30 for images, 4000 for 1986")
-    batch_size: int = option(32, "examples in one step", positive=True)
+    epochs: int = option(
+        0, "passes over the training data; 0 = 30 for images, 4000 for 1986", least=0
+    )
+    batch_size: int = option(32, "examples in one step")
     lr: float = option(0.005, "learning rate for images; falls to 0 like half a cosine")
-    width: int = option(256, "units in each of the two hidden layers, for images", positive=True)
+    width: int = option(256, "units in each of the two hidden layers, for images", above=0)
     dropout: float = option(0.2, "share of hidden units dropped in training, for images")
-    weight_decay: float = option(0.01, "AdamW's, for images")
-    epsilon: float = option(0.1, "equation (9)'s learning rate, for 1986", positive=True)
-    alpha: float = option(0.9, "equation (9)'s momentum, for 1986")
+    weight_decay: float = option(0.01, "AdamW's, for images", least=0)
+    epsilon: float = option(0.1, "equation (9)'s learning rate, for 1986", above=0)
+    alpha: float = option(0.9, "equation (9)'s momentum, for 1986", least=0)
 
     def __post_init__(self) -> None:
+        MLPConfig.images(1, self.width, self.dropout)  # refuses a --dropout that is no share
         if self.epochs == 0:
             object.__setattr__(self, "epochs", 4000 if self.data in TASKS_OF_1986 else 30)
 

@@ -35,8 +35,8 @@ OPTIMISERS = {
 @dataclass(frozen=True)
 class Options(TorchOptions):
     data: Literal["digits", "mnist", "fashion-mnist"] = option("digits", "the data set")
-    epochs: int = option(30, "passes over the training data", positive=True)
-    batch_size: int = option(32, "examples in one step", positive=True)
+    epochs: int = option(30, "passes over the training data")
+    batch_size: int = option(32, "examples in one step")
     lr: float = option(0.005, "learning rate at the start; falls to 0 like half a cosine")
     hidden: tuple[int, ...] = option((256,), "widths of the hidden layers, e.g. 512,512")
     activation: Literal["relu", "leaky_relu", "gelu", "gelu_tanh", "tanh", "sigmoid"] = option(
@@ -44,6 +44,13 @@ class Options(TorchOptions):
     )
     dropout: float = option(0.2, "share of hidden units dropped in training")
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = option("adam", "update rule")
+
+    def __post_init__(self) -> None:
+        self.network(1, 1)  # refuses --hidden and --dropout that make no network
+
+    def network(self, D: int, K: int) -> MLPConfig:
+        """The network for inputs of width D and K classes."""
+        return MLPConfig((D, *self.hidden, K), self.activation, dropout=self.dropout)
 
 
 @torch.no_grad()
@@ -66,10 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     x_train, x_test = x_train.flatten(1), x_test.flatten(1)  # (N, 1, H, W) -> (N, D)
 
-    sizes = (x_train.shape[1], *options.hidden, len(data.classes))
-    config = MLPConfig(sizes, options.activation, dropout=options.dropout)
-    generator = torch.Generator().manual_seed(options.seed)
-    params = init_params(config, generator, device=device)
+    config = options.network(x_train.shape[1], len(data.classes))
+    params = init_params(config, torch.Generator().manual_seed(options.seed), device=device)
     optimizer = OPTIMISERS[options.optimizer](params, options.lr)
 
     with Run(options, __file__, model="mlp") as run:
@@ -78,12 +83,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _ in run.epochs():
             for index in run.batches(len(x_train)):
                 index = torch.from_numpy(index).to(device)
-                # Dropout's masks depend on seed and step alone, so a resumed run repeats them.
-                generator.manual_seed(int(run.rng().integers(2**63)))
                 optimizer.lr = options.lr * 0.5 * (1 + math.cos(math.pi * run.step / total))
-                loss = train_step(
-                    params, optimizer, x_train[index], y_train[index], config, generator
-                )
+                # Seed and step decide the dropout masks, so a resumed run repeats them.
+                generator = run.torch_generator()
+                x, y = x_train[index], y_train[index]
+                loss = train_step(params, optimizer, x, y, config, generator)
                 run.log(loss=loss)
             run.evaluate(test_accuracy=accuracy(params, x_test, y_test, config))
         run.finish()

@@ -1,0 +1,386 @@
+"""Results: committed run summaries, and the tables of the documents made from them.
+
+::
+
+    python -m utils.results add RUN_DIR    keep a run's summary and loss curve under results/
+    python -m utils.results                write docs/results.md and the tables of the READMEs
+    python -m utils.results --check        only say which of them are out of date
+
+No measured number is typed by hand: a document has the lines ``<!-- results -->`` and
+``<!-- /results -->``, and what stands between them comes from ``results/<chapter>/*.json``.
+"""
+
+import argparse
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from utils import LEVELS, ROOT, chapters
+
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "chapter": str,
+    "level": str,
+    "model": str,
+    "data": str,
+    "command": str,
+    "seed": int,
+    "versions": dict,
+    "hardware": str,
+    "duration_s": (int, float),
+    "parameters": int,
+    "metrics": dict,
+    "finished": str,
+}
+OPTIONAL: dict[str, type | tuple[type, ...]] = {"paper": dict, "note": str}
+
+START, END = "<!-- results -->", "<!-- /results -->"
+NO_RESULTS = "No results yet."
+
+# A path that belongs to one machine: /Users/ann/x, ~/x, C:\x, file:///x; not https://x, not a/b.
+_MACHINE_PATH = re.compile(
+    r"(?:^|[\s\"'`=,:;(\[])(/(?:[\w.+-]+/)*[\w.+-]+|~/\S*|[A-Za-z]:[\\/]\S*|file://\S*)"
+)
+_FRACTIONS = re.compile(r"(^|_)accuracy$|^(train|test|val|validation)_error$|^error_rate$")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One committed result: the JSON file and what it holds."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    @property
+    def picture(self) -> Path:
+        """The loss curve beside the summary (there may be none)."""
+        return self.path.with_suffix(".png")
+
+    @property
+    def paper(self) -> Mapping[str, float]:
+        """The paper's figures by metric."""
+        return self.values.get("paper") or {}
+
+    @property
+    def note(self) -> str:
+        """A remark on the run, or nothing."""
+        return self.values.get("note") or ""
+
+
+def problems_of(values: Any) -> list[str]:
+    """What is wrong with a run summary; an empty list if nothing is."""
+    if not isinstance(values, dict):
+        return [f"expected an object with the keys {', '.join(REQUIRED)}"]
+    problems = []
+    missing = [key for key in REQUIRED if key not in values]
+    if missing:
+        problems.append(f"missing {', '.join(missing)}")
+    for key, kind in (REQUIRED | OPTIONAL).items():
+        value = values.get(key)
+        if key in values and (not isinstance(value, kind) or isinstance(value, bool)):
+            problems.append(f"{key}: unexpected value {value!r}")
+    for group in ("metrics", "paper"):
+        entries = values.get(group)
+        for name, value in entries.items() if isinstance(entries, dict) else ():
+            problems += _bad_metric(f"{group}.{name}", value)
+    if "metrics" in values and not values["metrics"]:
+        problems.append("metrics is empty")
+    if isinstance(values.get("finished"), str):
+        try:
+            datetime.fromisoformat(values["finished"].replace("Z", "+00:00"))
+        except ValueError:
+            problems.append(f"finished: expected an ISO time, got {values['finished']!r}")
+    problems += [f"{key}: {path!r} is a path of one machine" for key, path in _paths(values)]
+    return problems
+
+
+def _bad_metric(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return [f"{name}: expected a finite number, got {value!r}"]
+    if _FRACTIONS.search(name.split(".")[-1]) and not 0 <= value <= 1:
+        return [f"{name}: expected a fraction between 0 and 1, got {value}"]
+    return []
+
+
+def _paths(value: Any, key: str = "") -> list[tuple[str, str]]:
+    """Every machine path in the strings of a JSON value, with the key it stands at."""
+    if isinstance(value, str):
+        return [(key, match[1]) for match in _MACHINE_PATH.finditer(value)]
+    if isinstance(value, dict):
+        return [found for k, v in value.items() for found in _paths(v, f"{key}.{k}".strip("."))]
+    if isinstance(value, list):
+        return [found for v in value for found in _paths(v, key)]
+    return []
+
+
+def load_summaries(root: Path = ROOT) -> list[Summary]:
+    """The committed summaries, in the order of chapter, level and name.
+
+    Raises:
+        ValueError: if one is not as it should be; the message names the file.
+    """
+    summaries = []
+    for path in sorted((root / "results").glob("*/*.json")):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not JSON ({error})") from error
+        problems = problems_of(values)
+        if not problems and values["chapter"] != path.parent.name:
+            problems = [f"it is of chapter {values['chapter']}, and lies in {path.parent.name}/"]
+        if problems:
+            raise ValueError(f"{path}: {'; '.join(problems)}")
+        summaries.append(Summary(path, values))
+    return sorted(summaries, key=lambda s: (s["chapter"], _rank(s["level"]), s.path.name))
+
+
+def _rank(level: str) -> int:
+    return LEVELS.index(level) if level in LEVELS else len(LEVELS)
+
+
+def add(run_dir: Path, name: str | None = None, note: str | None = None, root: Path = ROOT) -> Path:
+    """Copy a finished run's summary, and its loss curve, to ``results/``.
+
+    Args:
+        run_dir: the run folder.
+        name: distinguishes several results of one model on one data set (``"dropout"``).
+        note: a remark that the tables show.
+        root: the repository.
+
+    Returns:
+        The new JSON file.
+
+    Raises:
+        ValueError: if the run is not finished or its summary is incomplete.
+    """
+    source = run_dir / "summary.json"
+    if not source.is_file():
+        raise ValueError(f"{run_dir} holds no summary.json: is it the folder of a finished run?")
+    try:
+        values = json.loads(source.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}: not JSON ({error})") from error
+    if note is not None and isinstance(values, dict):
+        values["note"] = note
+    problems = problems_of(values)
+    if problems:
+        raise ValueError(f"{source}: {'; '.join(problems)}")
+    if values["chapter"] not in [chapter.name for chapter in chapters(root)]:
+        raise ValueError(f"{source}: there is no chapter {values['chapter']}")
+    if name is not None and not re.fullmatch(r"[a-z0-9]+([_-][a-z0-9]+)*", name):
+        raise ValueError(f"expected a name of small letters, digits and hyphens, got {name!r}")
+    parts = [values["level"], values["model"], values["data"], *([name] if name else [])]
+    target = root / "results" / values["chapter"] / ("-".join(parts) + ".json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    target.write_text(text, encoding="utf-8", newline="\n")
+    if (run_dir / "loss.png").is_file():
+        shutil.copyfile(run_dir / "loss.png", target.with_suffix(".png"))
+    return target
+
+
+# -------------------------------------------------------------------------------------- formats
+def format_metric(name: str, value: float) -> str:
+    """``("test_accuracy", 0.98333)`` as ``98.33 %``; other figures with four significant digits."""
+    if _FRACTIONS.search(name):
+        return f"{100 * value:.2f} %"
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e4):
+        return str(int(value))
+    text = f"{value:#.4g}"
+    if "e" in text:
+        return text
+    return text.rstrip(".")
+
+
+def format_time(seconds: float) -> str:
+    """Seconds below two minutes, minutes above."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 119.5 else f"{seconds / 60:.1f} min"
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """The figures on held-out data (all, if there are none), with their names."""
+    held_out = {k: v for k, v in metrics.items() if k.startswith(("test_", "val_", "validation_"))}
+    shown = held_out or metrics
+    return ", ".join(f"{k.replace('_', ' ')} {format_metric(k, v)}" for k, v in shown.items())
+
+
+def level_name(level: str) -> str:
+    """``numpy`` as ``L1``, and so on."""
+    return f"L{LEVELS.index(level) + 1}" if level in LEVELS else level
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join(lines)
+
+
+def _paper_figure(summary: Summary) -> str:
+    return (
+        ", ".join(f"{k.replace('_', ' ')} {format_metric(k, v)}" for k, v in summary.paper.items())
+        or "–"
+    )
+
+
+# ------------------------------------------------------------------------------------ documents
+def chapter_block(summaries: Sequence[Summary]) -> str:
+    """The table of one chapter's README, from that chapter's summaries."""
+    if not summaries:
+        return NO_RESULTS
+    noted = any(s.note for s in summaries)
+    header = ["Level", "Model", "Data", "Paper", "Ours", "Parameters", "Seed", "Time", "Run"]
+    rows = []
+    for s in summaries:
+        place = f"../results/{s.path.parent.name}/{s.path.stem}"
+        links = f"[summary]({place}.json)"
+        if s.picture.is_file():
+            links += f", [curve]({place}.png)"
+        row = [level_name(s["level"]), s["model"], s["data"], _paper_figure(s)]
+        row += [format_metrics(s["metrics"]), f"{s['parameters']:,}", str(s["seed"])]
+        row += [format_time(s["duration_s"]), links]
+        rows.append(row + ([s.note] if noted else []))
+    return _table(header + (["Note"] if noted else []), rows)
+
+
+def root_block(summaries: Sequence[Summary]) -> str:
+    """The table of the front page: one line per chapter, its best result."""
+    rows = []
+    for chapter in dict.fromkeys(s["chapter"] for s in summaries):
+        s = max((s for s in summaries if s["chapter"] == chapter), key=_goodness)
+        row = [f"[{chapter}]({chapter}/README.md)", f"{s['model']} ({level_name(s['level'])})"]
+        row += [s["data"], _paper_figure(s), format_metrics(s["metrics"])]
+        rows.append([*row, format_time(s["duration_s"])])
+    if not rows:
+        return NO_RESULTS
+    return _table(["Chapter", "Model", "Data", "Paper", "Ours", "Time"], rows)
+
+
+def _goodness(summary: Summary) -> tuple[bool, bool, float, int]:
+    # A run on the paper's task says most; then the higher accuracy, or else the lower loss.
+    metrics = summary["metrics"]
+    accuracies = [v for k, v in metrics.items() if k.endswith("test_accuracy")]
+    costs = [v for k, v in metrics.items() if k.startswith("test_")] or list(metrics.values())
+    score = max(accuracies) if accuracies else -min(costs)
+    return bool(summary.paper), bool(accuracies), score, _rank(summary["level"])
+
+
+def results_page(summaries: Sequence[Summary]) -> str:
+    """The text of ``docs/results.md``."""
+    folder = "[`results/`](../results)" if summaries else "`results/`"
+    lines = [
+        "# Results",
+        "",
+        f"Every line comes from a run summary under {folder}. The page is written by",
+        "`python -m utils.results`, not by hand. L1 is NumPy, L2 low-level PyTorch, L3 the paper's",
+        "implementation.",
+        "",
+    ]
+    if not summaries:
+        return "\n".join([*lines, NO_RESULTS, ""])
+    header = ["Model", "Level", "Data", "Paper", "Ours", "Seed", "Hardware", "Time", "Command"]
+    rows = [
+        [
+            f"[{s['chapter']}](../{s['chapter']}/README.md) {s['model']}",
+            level_name(s["level"]),
+            s["data"],
+            _paper_figure(s),
+            format_metrics(s["metrics"]),
+            str(s["seed"]),
+            s["hardware"],
+            format_time(s["duration_s"]),
+            f"`{s['command']}`",
+        ]
+        for s in summaries
+    ]
+    return "\n".join([*lines, _table(header, rows), ""])
+
+
+def fill_block(text: str, content: str, where: str) -> str:
+    """Put ``content`` between the results lines of ``text``.
+
+    Raises:
+        ValueError: if the two lines are not there exactly once.
+    """
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise ValueError(f"{where}: expected one block {START} ... {END}")
+    before, rest = text.split(START)
+    return f"{before}{START}\n\n{content}\n\n{END}{rest.split(END)[1]}"
+
+
+def documents(root: Path = ROOT) -> dict[Path, str]:
+    """What each document that shows results should hold, by its path.
+
+    Raises:
+        ValueError: if a summary is faulty, or a README has no place for its results.
+    """
+    summaries = load_summaries(root)
+    pages = {root / "docs" / "results.md": results_page(summaries)}
+    blocks = {root / "README.md": root_block(summaries)}
+    for chapter in chapters(root):
+        own = [s for s in summaries if s["chapter"] == chapter.name]
+        blocks[chapter / "README.md"] = chapter_block(own)
+    for path, content in blocks.items():
+        name = path.relative_to(root).as_posix()
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
+        pages[path] = fill_block(path.read_text(encoding="utf-8"), content, name)
+    return pages
+
+
+def outdated(root: Path = ROOT) -> list[str]:
+    """The documents whose results are not those of the summaries."""
+    return [
+        path.relative_to(root).as_posix()
+        for path, text in documents(root).items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command line; the exit status is 0 if all is well."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.results",
+        description="Write docs/results.md and the READMEs' tables from the summaries in results/.",
+    )
+    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    commands = parser.add_subparsers(dest="command", metavar="add")
+    adding = commands.add_parser("add", help="keep the summary of a finished run under results/")
+    adding.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run folder")
+    adding.add_argument("--name", help="tells several results of one model and data set apart")
+    adding.add_argument("--note", help="a remark, shown in the tables")
+    options = parser.parse_args(argv)
+    try:
+        if options.command == "add":
+            target = add(options.run_dir, options.name, options.note, root)
+            print(f"kept as {target.relative_to(root).as_posix()}")
+            print("Now bring the documents up to date: python -m utils.results")
+            return 0
+        behind = outdated(root)
+        if options.check:
+            for name in behind:
+                print(f"{name} is out of date; run python -m utils.results")
+            return 1 if behind else 0
+        for path, text in documents(root).items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+        print("written: " + ", ".join(behind) if behind else "all documents were up to date")
+        return 0
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
