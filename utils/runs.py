@@ -444,8 +444,8 @@ def _number(value: Any) -> float:
 
 
 def _short(value: float) -> str:
-    """Four decimals, or four digits where a diverging run gives hundreds."""
-    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
+    """Four digits; a diverging run gives hundreds."""
+    return f"{value:.4g}"
 
 
 def _trainable(weights: Any) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils.exercises import diagnose, exercise
-from utils.gradient_check import check_backward, check_model
+from utils.gradient_check import GradientMismatch, check_backward, check_model
 
 ex01 = exercise(__file__, "ex01_add_dropout")
 ex02 = exercise(__file__, "ex02_batch_norm")
@@ -29,13 +29,13 @@ def test_dropout_forward(ex01):
         y,
         x * kept / 0.75,
         {
-            "did not scale the kept elements by 1 / (1 - rate)": x * kept,
-            "scaled by 1 / rate": x * kept / 0.25,
-            "scaled by 1 - rate": x * kept * 0.75,
-            "dropped with probability 1 - rate (kept where the random number is below rate)": x
+            "forget to scale the kept elements by 1 / (1 - rate)": x * kept,
+            "scale by 1 / rate": x * kept / 0.25,
+            "scale by 1 - rate": x * kept * 0.75,
+            "drop with probability 1 - rate (keep where the random number is below rate)": x
             * ~kept
             / 0.75,
-            "dropped nothing": x,
+            "drop nothing": x,
         },
         what="y",
     )
@@ -55,9 +55,9 @@ def test_dropout_backward(ex01):
         ex01.dropout_backward(dy, cache),
         dy * kept / 0.75,
         {
-            "forgot the scale 1 / (1 - rate)": dy * kept,
+            "forget the scale 1 / (1 - rate)": dy * kept,
             "let the gradient through everywhere": dy,
-            "multiplied by the output instead of the mask": dy * y,
+            "multiply by the output instead of the mask": dy * y,
         },
         what="dx",
     )
@@ -74,7 +74,7 @@ def test_model_with_dropout(ex01):
     want = (hidden * mask / 0.6) @ p["layers.1.weight"].T + p["layers.1.bias"]
     plain = hidden @ p["layers.1.weight"].T + p["layers.1.bias"]
     got = model.forward(x, train=True, rng=np.random.default_rng(2))
-    diagnose(got, want, {"did not use dropout in the model": plain}, what="logits in training")
+    diagnose(got, want, {"do not use dropout in the model": plain}, what="logits in training")
     diagnose(model.forward(x), plain, what="logits at test time")
 
 
@@ -88,7 +88,10 @@ def test_model_gradients_with_dropout(ex01):
         def forward(self, x):
             return model.forward(x, train=True, rng=np.random.default_rng(2))
 
-    check_model(Fixed(), rng().standard_normal((4, 5)))
+    try:
+        check_model(Fixed(), rng().standard_normal((4, 5)))
+    except GradientMismatch as error:
+        raise AssertionError(f"{error}; does backward go through the dropout?") from None
 
 
 # --- 02 batch normalisation
@@ -177,7 +180,10 @@ def test_batch_norm_by_central_differences(ex02):
 
 def test_xor_by_hand(ex03):
     p = ex03.xor_by_hand()
-    assert p["layers.0.weight"].shape == (2, 2) and p["layers.1.weight"].shape == (1, 2)
+    wanted = {"layers.0.weight": (2, 2), "layers.0.bias": (2,), "layers.1.weight": (1, 2)}
+    for name, shape in wanted.items():
+        if np.shape(p[name]) != shape:
+            raise AssertionError(f"{name}: expected shape {shape}, got {np.shape(p[name])}")
     hidden = np.maximum(ex03.X @ p["layers.0.weight"].T + p["layers.0.bias"], 0)
     outputs = hidden @ p["layers.1.weight"].T + p["layers.1.bias"]
     diagnose(
@@ -208,7 +214,8 @@ def test_first_error_and_step_of_training(ex03, seed):
     fresh, _ = ex03.train_xor(seed, sweeps=0)
     outputs = fresh.forward(ex03.X)
     error = 0.5 * np.square(outputs - ex03.Y).sum()
-    diagnose(errors[0], error, {"forget the factor 1/2": 2 * error}, what="E")
+    slips = {"forget the factor 1/2": 2 * error, "average over the four cases": error / 4}
+    diagnose(errors[0], error, slips, what="E")
     gradient = fresh.backward(outputs - ex03.Y)
     want = fresh.params["layers.1.weight"] - 0.5 * gradient["layers.1.weight"]
     diagnose(
@@ -216,6 +223,7 @@ def test_first_error_and_step_of_training(ex03, seed):
         want,
         {
             "make no step": fresh.params["layers.1.weight"],
+            "average over the four cases": want + 0.375 * gradient["layers.1.weight"],
             "step uphill": fresh.params["layers.1.weight"] + 0.5 * gradient["layers.1.weight"],
             "double the gradient (E has a factor 1/2)": want - 0.5 * gradient["layers.1.weight"],
         },
@@ -257,6 +265,7 @@ def test_silu_backward(ex04):
             "differentiate only the factor x": dy * s,
             "differentiate only the sigmoid": dy * x * s * (1 - s),
             "use sigmoid's derivative alone": dy * s * (1 - s),
+            "forget the factor x in the second term": dy * (s + s * (1 - s)),
             "forget to multiply by dy": s + x * s * (1 - s),
         },
         what="dx",

@@ -16,8 +16,8 @@ Read before: 01_Linear_Logistic/theory.md (gradient descent), 02_MLP/theory.md s
 
 Deviations from the paper: momentum is kept as a running sum of gradients and multiplied by the
 learning rate of the moment, as PyTorch does; the 1986 form keeps a running sum of updates. With a
-constant learning rate the two are the same. Adam takes the square root before the bias correction
-is complete, again as PyTorch does; algebraically it is Algorithm 1.
+constant learning rate the two are the same. Adam corrects the root of the running square instead of
+the square, sqrt(s / (1 - beta^t)) = sqrt(s) / sqrt(1 - beta^t), as PyTorch does.
 """
 
 import numpy as np

@@ -48,7 +48,6 @@ class Options(RunOptions):
         "relu", "of the hidden layers"
     )
     dropout: float = option(0.2, "share of hidden units dropped in training")
-    label_smoothing: float = option(0.0, "share of the target spread over all classes", least=0)
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = option("adam", "update rule")
 
     def __post_init__(self) -> None:
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for index in run.batches(len(x_train)):
                 x, y = x_train[index], data.y_train[index]
                 logits = model.forward(x, train=True, rng=run.rng())
-                loss, cache = softmax_cross_entropy_forward(logits, y, options.label_smoothing)
+                loss, cache = softmax_cross_entropy_forward(logits, y)
                 grads = model.backward(softmax_cross_entropy_backward(cache))
                 optimizer.lr = options.lr * 0.5 * (1 + math.cos(math.pi * run.step / total))
                 optimizer.step(grads)

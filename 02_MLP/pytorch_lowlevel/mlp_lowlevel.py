@@ -104,13 +104,14 @@ def forward(
         raise ValueError(f"expected inputs (B, {config.sizes[0]}), got {tuple(x.shape)}")
     last = len(config.sizes) - 2
     for i in range(last + 1):
-        x = x @ params[f"layers.{i}.weight"].T + params[f"layers.{i}.bias"]  # (B, D) -> (B, M)
+        weight, bias = params[f"layers.{i}.weight"], params[f"layers.{i}.bias"]
+        x = x @ weight.T + bias  # eq. 2.1, (B, D) -> (B, M)
         name = config.activation if i < last else config.output_activation
         if name is not None:
             x = ACTIVATIONS[name](x)
         if train and i < last and config.dropout > 0:
             kept = torch.rand(x.shape, generator=generator).to(x.device) >= config.dropout
-            x = x * kept / (1 - config.dropout)
+            x = x * kept / (1 - config.dropout)  # eq. 2.9
     return x
 
 
@@ -129,7 +130,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     log_p = logits - logits.logsumexp(dim=1, keepdim=True)
     of_label = log_p[torch.arange(B, device=logits.device), targets]  # (B, K) -> (B,)
     of_all = log_p.mean(dim=1)
-    return -((1 - label_smoothing) * of_label + label_smoothing * of_all).mean()
+    return -((1 - label_smoothing) * of_label + label_smoothing * of_all).mean()  # eq. 2.11
 
 
 class SGD:
@@ -153,10 +154,10 @@ class SGD:
     def step(self) -> None:
         """Change every parameter in place by its ``.grad``."""
         for name, p in self.params.items():
-            g = p.grad + self.weight_decay * p
+            g = p.grad + self.weight_decay * p  # eq. 2.32
             if self.momentum:
-                g = self.state[f"velocity.{name}"].mul_(self.momentum).add_(g)
-            p -= self.lr * g
+                g = self.state[f"velocity.{name}"].mul_(self.momentum).add_(g)  # eq. 2.28
+            p -= self.lr * g  # eq. 2.27
 
 
 class Adam:
@@ -195,13 +196,13 @@ class Adam:
         for name, p in self.params.items():
             g = p.grad
             if self.decoupled:
-                p *= 1 - self.lr * self.weight_decay
+                p *= 1 - self.lr * self.weight_decay  # eq. 2.33
             else:
-                g = g + self.weight_decay * p
-            m = self.state[f"mean.{name}"].mul_(beta1).add_((1 - beta1) * g)
+                g = g + self.weight_decay * p  # eq. 2.32
+            m = self.state[f"mean.{name}"].mul_(beta1).add_((1 - beta1) * g)  # eq. 2.29
             s = self.state[f"square.{name}"].mul_(beta2).add_((1 - beta2) * g * g)
-            root = s.sqrt() / math.sqrt(1 - beta2**t) + self.eps
-            p -= self.lr / (1 - beta1**t) * m / root
+            root = s.sqrt() / math.sqrt(1 - beta2**t) + self.eps  # eq. 2.30
+            p -= self.lr / (1 - beta1**t) * m / root  # eq. 2.31
 
 
 def train_step(

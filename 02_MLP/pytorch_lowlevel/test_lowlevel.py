@@ -99,7 +99,7 @@ def test_a_file_of_level_1_loads_here(tmp_path):
     assert_parity(lowlevel_result(loaded, x, targets), numpy_result(params, x, targets), tol=1e-12)
 
 
-# --- the comparison can fail
+# --- sabotage: the comparison can fail
 
 
 def without_bias(params):
