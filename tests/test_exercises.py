@@ -1,15 +1,15 @@
 """The exercise runner on a made-up chapter, then the exercises of this repository."""
 
+import ast
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from utils import chapters
+from utils import ROOT, chapters
 from utils.exercises import (
     Exercise,
     Outcome,
@@ -373,46 +373,156 @@ def test_diagnosis_reads_tensors():
 EXERCISES = find_exercises()
 
 
+def hold(complaints: list[str]) -> None:
+    """Fail with the complaints, all of them, and nothing else."""
+    if complaints:
+        pytest.fail("\n".join(complaints), pytrace=False)
+
+
+def too_few(chapter: Path, exercises: list[Exercise]) -> list[str]:
+    """A chapter has four exercises or more."""
+    number = sum(e.chapter == chapter for e in exercises)
+    if number >= 4:
+        return []
+    return [f"{chapter.name}: {number} exercises, expected at least 4 (CONTRIBUTING.md, Exercises)"]
+
+
+def faults(e: Exercise, root: Path = ROOT) -> list[str]:
+    """What an exercise lacks: its page and what stands on it, its tests, a stub of today."""
+    where = f"{e.chapter.name}/exercises/{e.page.name}"
+    complaints = []
+    if not e.page.is_file():
+        complaints.append(f"{where} is missing: goal, equation, difficulty, check, hints")
+    else:
+        page = e.page.read_text(encoding="utf-8")
+        if not page.startswith("# "):
+            complaints.append(
+                f"{where}: its first line is {page[:40].splitlines()[:1]}, not '# Title'"
+            )
+        line = rf"^Difficulty: (?=[●○]{{5}} )●+○* · \d+ minutes · stub .*{e.name}\.py"
+        if not re.search(line, page, re.MULTILINE):
+            complaints.append(
+                f"{where}: no line like 'Difficulty: ●●○○○ · 25 minutes · stub `{e.name}.py`'"
+            )
+        if len(hints(e)) < 3:
+            complaints.append(
+                f"{where}: {len(hints(e))} hints, expected at least 3, each like "
+                "<details><summary>Hint 1</summary> ... </details>"
+            )
+    if not has_tests(e):
+        short = e.name[:4]
+        complaints.append(
+            f"{e.label}: exercises/test_exercises.py needs "
+            f'{short} = exercise(__file__, "{e.name}") and a test that takes {short}'
+        )
+    state = stub_state(e, root)
+    if state not in ("current", "changed"):
+        stub = f"{e.chapter.name}/exercises/{e.stub.name}"
+        complaints.append(f"{stub} is {state}; run python -m utils.exercises sync")
+    return complaints
+
+
+def has_tests(e: Exercise) -> bool:
+    """Whether some function takes the exercise's fixture."""
+    tree = ast.parse(e.tests.read_text(encoding="utf-8") if e.tests.is_file() else "")
+    fixtures = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        and any(isinstance(a, ast.Constant) and a.value == e.name for a in node.value.args)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }  # fmt: skip
+    return any(
+        argument.arg in fixtures
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for argument in node.args.args
+    )
+
+
 @pytest.mark.parametrize("chapter", chapters(), ids=lambda path: path.name)
 def test_every_chapter_has_four_exercises(chapter):
-    assert sum(e.chapter == chapter for e in EXERCISES) >= 4
+    hold(too_few(chapter, EXERCISES))
 
 
 @pytest.mark.parametrize("e", EXERCISES, ids=lambda e: e.label)
 def test_every_exercise_has_page_stub_tests_and_hints(e: Exercise):
-    assert e.page.is_file(), f"{e.page} is missing"
-    page = e.page.read_text(encoding="utf-8")
-    assert page.startswith("# ")
-    assert re.search(r"^Difficulty: ●{1,5}○{0,4} · \d+ minutes · stub ", page, re.MULTILINE)
-    assert f"{e.name}.py" in page
-    assert len(hints(e)) >= 3
-    assert f'"{e.name}"' in e.tests.read_text(encoding="utf-8")
-    state = stub_state(e)
-    assert state in ("current", "changed"), f"{e.stub} is {state}; python -m utils.exercises sync"
+    hold(faults(e))
+
+
+def test_what_a_faulty_exercise_is_told(made_up):
+    square, cube = find_exercises(made_up)
+    assert too_few(square.chapter, [square, cube]) == [
+        "42_Made_Up: 2 exercises, expected at least 4 (CONTRIBUTING.md, Exercises)"
+    ]
+    assert too_few(square.chapter, [square] * 4) == []
+    hint = "<details><summary>Hint 3</summary>2</details>\n"
+    square.page.write_text(PAGE + hint, encoding="utf-8")
+    assert faults(square, made_up) == []
+
+    for wrong, right, told in [
+        ("Square\n", "# Square\n", "01_square.md: its first line is ['Square'], not '# Title'"),
+        ("●○○○ ·", "●○○○○ ·", "like 'Difficulty: ●●○○○ · 25 minutes · stub `ex01_square.py`'"),
+        ("5 mins", "5 minutes", "01_square.md: no line like 'Difficulty:"),
+        ("ex02_square.py", "ex01_square.py", "01_square.md: no line like 'Difficulty:"),
+        ("<details><summary>Tip</summary>2</details>", hint, "01_square.md: 2 hints, expected"),
+    ]:  # fmt: skip
+        page = (PAGE + hint).replace(right, wrong)
+        assert page != PAGE + hint
+        square.page.write_text(page, encoding="utf-8")
+        (complaint,) = faults(square, made_up)
+        assert told in complaint
+    square.page.write_text(PAGE + hint, encoding="utf-8")
+
+    for tests in (TESTS.replace("(ex01)", "()"), TESTS.replace('"ex01_square"', '"ex01"'), ""):
+        square.tests.write_text(tests)
+        assert faults(square, made_up) == [
+            "42_Made_Up/ex01_square: exercises/test_exercises.py needs "
+            'ex01 = exercise(__file__, "ex01_square") and a test that takes ex01'
+        ]
+    square.tests.write_text(TESTS)
+
+    cube.stub.unlink()
+    assert faults(cube, made_up) == [
+        "42_Made_Up/exercises/02_cube.md is missing: goal, equation, difficulty, check, hints",
+        "42_Made_Up/exercises/ex02_cube.py is missing; run python -m utils.exercises sync",
+    ]
 
 
 def test_no_stub_passes(tmp_path):
     assert len(write_stubs(tmp_path)) == len(EXERCISES)
+    complaints = []
     outcomes = run_tests(EXERCISES, folder=tmp_path)
-    passing = [f"{o.label}: {o.test}" for o in outcomes if o.status == "passed"]
-    assert not passing, "tests that pass on an untouched stub:\n" + "\n".join(passing)
-    broken = [f"{o.label}: {o.test}: {o.message}" for o in outcomes if o.status == "error"]
-    assert not broken, "stubs that cannot be loaded:\n" + "\n".join(broken)
+    for o in outcomes:
+        if o.status == "passed":
+            complaints.append(f"{o.label}: {o.test} passes on an untouched stub")
+        if o.status == "error":
+            complaints.append(f"{o.label}: {o.test}: the stub cannot be loaded: {o.message}")
     not_started = {o.label for o in outcomes if o.status == "skipped"}
-    assert not_started == {e.label for e in EXERCISES}
+    complaints += [
+        f"{e.label}: no test says of the untouched stub that it is not started"
+        for e in EXERCISES
+        if e.label not in not_started
+    ]
+    hold(complaints)
 
 
 def test_solutions_are_read_by_exercise_tests_only():
     names = {e.name for e in EXERCISES}
+    complaints = []
     for chapter in chapters():
         for file in chapter.rglob("*.py"):
             if "exercises" in file.relative_to(chapter).parts:
                 continue
             text = file.read_text(encoding="utf-8")
-            used = [name for name in names if re.search(rf"\b{name}\b", text)]
-            assert not used, f"{file} uses {textwrap.shorten(', '.join(used), 80)}"
+            used = [name for name in sorted(names) if re.search(rf"\b{name}\b", text)]
+            complaints += [
+                f"{file.relative_to(ROOT).as_posix()} uses the exercise {name}" for name in used
+            ]
+    hold(complaints)
 
 
 def test_backups_are_ignored_by_git():
-    ignored = (Path(__file__).parent.parent / ".gitignore").read_text().splitlines()
-    assert "*.bak" in ignored
+    if "*.bak" not in (ROOT / ".gitignore").read_text().splitlines():
+        hold([".gitignore: the line *.bak is missing (learners' old versions of exercises)"])

@@ -8,6 +8,18 @@
 
 No measured number is typed by hand: a document has the lines ``<!-- results -->`` and
 ``<!-- /results -->``, and what stands between them comes from ``results/<chapter>/*.json``.
+
+To remove a result, delete its ``.json`` and its ``.png``, then run ``python -m utils.results``.
+
+The front page shows the best run of each chapter: held-out figures first, then runs on the paper's
+own task, then by the metrics of ``BETTER``. The last words of a metric's name
+(``test_accuracy``, ``val_loss``) say which way is better; the metrics are
+
+- higher: ``accuracy``, ``f1``, ``recall``, ``bleu``, ``r2``, ``elbo``;
+- lower: ``error``, ``error_rate``, ``perplexity``, ``nats``, ``bits_per_character``, ``mse``,
+  ``rmse``, ``loss``.
+
+Any other metric is shown, but never decides; a new one that should gets its line in ``BETTER``.
 """
 
 import argparse
@@ -34,14 +46,35 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "hardware": str,
     "duration_s": (int, float),
+    "steps": int,
     "parameters": int,
     "metrics": dict,
     "finished": str,
 }
-OPTIONAL: dict[str, type | tuple[type, ...]] = {"paper": dict, "note": str}
+OPTIONAL: dict[str, type | tuple[type, ...]] = {"paper": dict, "note": str, "prolonged": bool}
+
+# Which way a metric is better: +1 higher, -1 lower. Of two runs with different metrics, the one
+# whose metric stands further up comes first.
+BETTER = {
+    "accuracy": +1,
+    "f1": +1,
+    "recall": +1,
+    "bleu": +1,
+    "r2": +1,
+    "elbo": +1,
+    "error": -1,
+    "error_rate": -1,
+    "perplexity": -1,
+    "nats": -1,
+    "bits_per_character": -1,
+    "mse": -1,
+    "rmse": -1,
+    "loss": -1,
+}
 
 START, END = "<!-- results -->", "<!-- /results -->"
 NO_RESULTS = "No results yet."
+HELD_OUT = ("test_", "val_", "validation_")
 
 # A path that belongs to one machine: /Users/ann/x, ~/x, C:\x, file:///x; not https://x, not a/b.
 _MACHINE_PATH = re.compile(
@@ -86,7 +119,8 @@ def problems_of(values: Any) -> list[str]:
         problems.append(f"missing {', '.join(missing)}")
     for key, kind in (REQUIRED | OPTIONAL).items():
         value = values.get(key)
-        if key in values and (not isinstance(value, kind) or isinstance(value, bool)):
+        bad = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        if key in values and bad:
             problems.append(f"{key}: unexpected value {value!r}")
     for group in ("metrics", "paper"):
         entries = values.get(group)
@@ -94,6 +128,13 @@ def problems_of(values: Any) -> list[str]:
             problems += _bad_metric(f"{group}.{name}", value)
     if "metrics" in values and not values["metrics"]:
         problems.append("metrics is empty")
+    if isinstance(values.get("steps"), int) and values["steps"] < 1:
+        problems.append("steps is 0: the run trained nothing")
+    if values.get("prolonged") is True:
+        problems.append(
+            "prolonged: it was resumed with another --epochs, so its command does not make this "
+            "result; run it in one go"
+        )
     if isinstance(values.get("finished"), str):
         try:
             datetime.fromisoformat(values["finished"].replace("Z", "+00:00"))
@@ -126,66 +167,98 @@ def load_summaries(root: Path = ROOT) -> list[Summary]:
     """The committed summaries, in the order of chapter, level and name.
 
     Raises:
-        ValueError: if one is not as it should be; the message names the file.
+        ValueError: if some are not as they should be; the message has a line for each file.
     """
-    summaries = []
+    summaries, complaints = [], []
     for path in sorted((root / "results").glob("*/*.json")):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not JSON ({error})") from error
-        problems = problems_of(values)
+        values, problems = _read(path)
         if not problems and values["chapter"] != path.parent.name:
             problems = [f"it is of chapter {values['chapter']}, and lies in {path.parent.name}/"]
         if problems:
-            raise ValueError(f"{path}: {'; '.join(problems)}")
+            complaints.append(f"{path.relative_to(root).as_posix()}: {'; '.join(problems)}")
         summaries.append(Summary(path, values))
+    if complaints:
+        raise ValueError("\n".join(complaints))
     return sorted(summaries, key=lambda s: (s["chapter"], _rank(s["level"]), s.path.name))
+
+
+def _read(path: Path) -> tuple[Any, list[str]]:
+    """What a summary holds, and what is wrong with it."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        return None, [f"not JSON ({error})"]
+    return values, problems_of(values)
 
 
 def _rank(level: str) -> int:
     return LEVELS.index(level) if level in LEVELS else len(LEVELS)
 
 
-def add(run_dir: Path, name: str | None = None, note: str | None = None, root: Path = ROOT) -> Path:
+def add(
+    run_dir: Path,
+    name: str | None = None,
+    note: str | None = None,
+    root: Path = ROOT,
+    replace: bool = False,
+) -> Path:
     """Copy a finished run's summary, and its loss curve, to ``results/``.
 
     Args:
         run_dir: the run folder.
-        name: distinguishes several results of one model on one data set (``"dropout"``).
+        name: suffix of the file's name, for several results of one model on one data set:
+            ``"dropout"`` gives ``numpy-mlp-digits-dropout.json``.
         note: a remark that the tables show.
         root: the repository.
+        replace: also replace the result of another command or seed.
 
     Returns:
         The new JSON file.
 
     Raises:
-        ValueError: if the run is not finished or its summary is incomplete.
+        ValueError: if the run is not finished, its summary is not fit to be kept, or the result of
+            another run has the same name.
     """
     source = run_dir / "summary.json"
     if not source.is_file():
         raise ValueError(f"{run_dir} holds no summary.json: is it the folder of a finished run?")
-    try:
-        values = json.loads(source.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}: not JSON ({error})") from error
-    if note is not None and isinstance(values, dict):
-        values["note"] = note
-    problems = problems_of(values)
+    values, problems = _read(source)
     if problems:
         raise ValueError(f"{source}: {'; '.join(problems)}")
+    if note is not None:
+        values["note"] = note
+        if problems := problems_of(values):
+            raise ValueError("; ".join(problems))
     if values["chapter"] not in [chapter.name for chapter in chapters(root)]:
         raise ValueError(f"{source}: there is no chapter {values['chapter']}")
     if name is not None and not re.fullmatch(r"[a-z0-9]+([_-][a-z0-9]+)*", name):
         raise ValueError(f"expected a name of small letters, digits and hyphens, got {name!r}")
     parts = [values["level"], values["model"], values["data"], *([name] if name else [])]
     target = root / "results" / values["chapter"] / ("-".join(parts) + ".json")
+    if target.is_file() and not replace:
+        _check_same_run(target, target.relative_to(root).as_posix(), values)
     target.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     target.write_text(text, encoding="utf-8", newline="\n")
+    picture = target.with_suffix(".png")
+    picture.unlink(missing_ok=True)  # of the result that is replaced
     if (run_dir / "loss.png").is_file():
-        shutil.copyfile(run_dir / "loss.png", target.with_suffix(".png"))
+        shutil.copyfile(run_dir / "loss.png", picture)
     return target
+
+
+def _check_same_run(target: Path, shown: str, values: Mapping[str, Any]) -> None:
+    """Refuse to replace a result of another command or seed."""
+    kept, problems = _read(target)
+    if problems:
+        raise ValueError(f"{shown} is there and faulty ({'; '.join(problems)}); give --replace")
+    if (kept["command"], kept["seed"]) != (values["command"], values["seed"]):
+        raise ValueError(
+            f"{shown} is the result of another run:\n"
+            f"  kept: {kept['command']} (seed {kept['seed']})\n"
+            f"  new:  {values['command']} (seed {values['seed']})\n"
+            "Keep both with --name SUFFIX, or give --replace."
+        )
 
 
 # -------------------------------------------------------------------------------------- formats
@@ -210,7 +283,7 @@ def format_time(seconds: float) -> str:
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
     """The figures on held-out data (all, if there are none), with their names."""
-    held_out = {k: v for k, v in metrics.items() if k.startswith(("test_", "val_", "validation_"))}
+    held_out = {k: v for k, v in metrics.items() if k.startswith(HELD_OUT)}
     shown = held_out or metrics
     return ", ".join(f"{k.replace('_', ' ')} {format_metric(k, v)}" for k, v in shown.items())
 
@@ -267,13 +340,28 @@ def root_block(summaries: Sequence[Summary]) -> str:
     return _table(["Chapter", "Model", "Data", "Paper", "Ours", "Time"], rows)
 
 
-def _goodness(summary: Summary) -> tuple[bool, bool, float, int]:
-    # A run on the paper's task says most; then the higher accuracy, or else the lower loss.
-    metrics = summary["metrics"]
-    accuracies = [v for k, v in metrics.items() if k.endswith("test_accuracy")]
-    costs = [v for k, v in metrics.items() if k.startswith("test_")] or list(metrics.values())
-    score = max(accuracies) if accuracies else -min(costs)
-    return bool(summary.paper), bool(accuracies), score, _rank(summary["level"])
+def better(metric: str) -> int:
+    """+1 if a metric is better when higher, -1 when lower, 0 if ``BETTER`` does not have it."""
+    known = _known(metric)
+    return BETTER[known] if known else 0
+
+
+def _known(metric: str) -> str:
+    """The name under which ``BETTER`` has a metric, or nothing."""
+    return next((name for name in BETTER if f"_{metric}".endswith(f"_{name}")), "")
+
+
+def _goodness(summary: Summary) -> tuple[bool, bool, int, float, int]:
+    """What orders the runs of a chapter; the best has the largest."""
+    names = list(BETTER)
+    metrics = {name: value for name, value in summary["metrics"].items() if better(name)}
+    held_out = {name: value for name, value in metrics.items() if name.startswith(HELD_OUT)}
+    place, score = len(names), 0.0
+    if metrics:
+        # The first in the table; of several such (test_accuracy, test_top5_accuracy) the shortest.
+        name = min(held_out or metrics, key=lambda name: (names.index(_known(name)), len(name)))
+        place, score = names.index(_known(name)), better(name) * metrics[name]
+    return bool(held_out), bool(summary.paper), -place, score, _rank(summary["level"])
 
 
 def results_page(summaries: Sequence[Summary]) -> str:
@@ -323,9 +411,14 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
     """What each document that shows results should hold, by its path.
 
     Raises:
-        ValueError: if a summary is faulty, or a README has no place for its results.
+        ValueError: if summaries are faulty, or READMEs have no place for their results; the
+            message has a line for each.
     """
-    summaries = load_summaries(root)
+    complaints, summaries = [], []
+    try:
+        summaries = load_summaries(root)
+    except ValueError as error:
+        complaints.append(str(error))
     pages = {root / "docs" / "results.md": results_page(summaries)}
     blocks = {root / "README.md": root_block(summaries)}
     for chapter in chapters(root):
@@ -334,8 +427,14 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
     for path, content in blocks.items():
         name = path.relative_to(root).as_posix()
         if not path.is_file():
-            raise ValueError(f"{name} is missing")
-        pages[path] = fill_block(path.read_text(encoding="utf-8"), content, name)
+            complaints.append(f"{name} is missing")
+            continue
+        try:
+            pages[path] = fill_block(path.read_text(encoding="utf-8"), content, name)
+        except ValueError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise ValueError("\n".join(complaints))
     return pages
 
 
@@ -356,14 +455,26 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     )
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
     commands = parser.add_subparsers(dest="command", metavar="add")
-    adding = commands.add_parser("add", help="keep the summary of a finished run under results/")
+    adding = commands.add_parser(
+        "add",
+        help="keep the summary of a finished run under results/",
+        description="Keep the summary of a finished run as results/CHAPTER/LEVEL-MODEL-DATA.json.",
+    )
     adding.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run folder")
-    adding.add_argument("--name", help="tells several results of one model and data set apart")
+    adding.add_argument(
+        "--name",
+        metavar="SUFFIX",
+        help="suffix of the file's name, to keep several results of one model and data set; "
+        "for example --name dropout gives numpy-mlp-digits-dropout.json",
+    )
+    adding.add_argument(
+        "--replace", action="store_true", help="replace the result of another command or seed"
+    )
     adding.add_argument("--note", help="a remark, shown in the tables")
     options = parser.parse_args(argv)
     try:
         if options.command == "add":
-            target = add(options.run_dir, options.name, options.note, root)
+            target = add(options.run_dir, options.name, options.note, root, options.replace)
             print(f"kept as {target.relative_to(root).as_posix()}")
             print("Now bring the documents up to date: python -m utils.results")
             return 0
