@@ -156,7 +156,7 @@ def test_not_started_is_skipped_wrong_fails_with_a_diagnosis_right_passes(made_u
     square.stub.write_text("def square_backward(dy, x):\n    return x * dy\n")
     wrong = by_test(run_tests([square], made_up))
     assert wrong["test_square"].status == "failed"
-    assert "your dx equals what comes out if you forgot the factor 2" in (
+    assert "dx: equals what comes out if you forgot the factor 2" in (
         wrong["test_square"].message
     )
     assert wrong["test_square_at_zero"].status == "passed"
@@ -349,8 +349,8 @@ def test_the_right_answer_passes():
         (WANT.ravel(), "shape (2, 3), got (6,); the numbers are right"),
         (WANT[:, :2], "shape (2, 3), got (2, 2)"),
         (WANT * np.nan, "NaN at 6 of 6 places, first at (0, 0)"),
-        (None, "is None"),
-        ("text", "expected dx as an array, got str"),
+        (None, "got None; is a return statement missing?"),
+        ("text", "dx: expected numbers, got str"),
         (WANT + [[0, 0, 0], [0, 0.5, 0]], "wrong at 1 of 6 places; most at (1, 1): expected -5, "),
         ((WANT + 1e-5).astype(np.float32), "float32 where float64 is expected"),
     ],

@@ -25,7 +25,7 @@ turns "not started" into a skipped test; the root ``conftest.py`` registers it.
 
 import argparse
 import difflib
-import importlib.util
+import functools
 import linecache
 import os
 import re
@@ -34,9 +34,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
+import traceback
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -51,8 +51,7 @@ WIDTH = 100
 SIDES = ("yours", "solution")
 
 # Settings of a pytest run, passed through the environment so that xdist's workers see them too.
-SIDE_VARIABLE = "EXERCISES_SIDE"  # "yours": run the learner's side only
-ONLY_VARIABLE = "EXERCISES_ONLY"  # comma-separated labels: run the tests of these exercises only
+ONLY_VARIABLE = "EXERCISES_ONLY"  # comma-separated labels: judge the learner's side of these only
 FOLDER_VARIABLE = "EXERCISES_FOLDER"  # take the learner's files from FOLDER/<chapter>/ instead
 
 _START = re.compile(r"^(?P<indent>\s*)# --- your code: (?P<task>.+?)\s*$")
@@ -168,10 +167,11 @@ def _chapter_names(exercise: Exercise) -> set[str]:
 
 
 def _unknown(name: str, wanted_chapter: str, everything: list[Exercise]) -> str:
-    spellings: dict[str, Exercise] = {}
-    for e in everything:
-        for spelling in (e.short, e.label.lower(), e.name.lower(), e.topic.lower()):
-            spellings.setdefault(spelling, e)
+    spellings = {
+        spelling: e
+        for e in reversed(everything)  # of two with the same topic, the first counts
+        for spelling in (e.short, e.label.lower(), e.name.lower(), e.topic.lower())
+    }
     asked = name.strip().lower()
     close = difflib.get_close_matches(asked, list(spellings), n=1, cutoff=0.6)
     lines = [f"there is no exercise {name!r}"]
@@ -238,22 +238,16 @@ def make_stub(solution: str, where: str = "solution") -> str:
 
 
 def _todo(indent: str, task: str) -> list[str]:
-    comment = textwrap.wrap(
-        task,
-        WIDTH,
-        initial_indent=f"{indent}# TODO: ",
-        subsequent_indent=f"{indent}#     ",
-        break_long_words=False,
-        break_on_hyphens=False,
+    wrap = functools.partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
+    comment = wrap(
+        task, WIDTH, initial_indent=f"{indent}# TODO: ", subsequent_indent=f"{indent}#     "
     )
     one_line = f"{indent}raise NotImplementedError({_quoted(task)})"
     if len(one_line) <= WIDTH:
         return [*comment, one_line]
     inner = f"{indent}    "
-    words = textwrap.wrap(
-        task, WIDTH - len(inner) - 4, break_long_words=False, break_on_hyphens=False
-    )
-    pieces = [f"{word} " for word in words[:-1]] + words[-1:]
+    rows = wrap(task, WIDTH - len(inner) - 4)
+    pieces = [f"{row} " for row in rows[:-1]] + rows[-1:]
     return [
         *comment,
         f"{indent}raise NotImplementedError(",
@@ -301,13 +295,10 @@ def _made_by_machine(exercise: Exercise, text: str, root: Path) -> bool:
 
 
 def back_up(path: Path) -> Path:
-    """Move ``path`` beside itself under a name with the time and ``.bak`` (which git ignores)."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    target = path.with_name(f"{path.name}.{stamp}.bak")
-    count = 1
-    while target.exists():
-        count += 1
-        target = path.with_name(f"{path.name}.{stamp}-{count}.bak")
+    """Move ``path`` beside itself under the next free ``<name>.1.bak`` (which git ignores)."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.{number}.bak")).exists():
+        number += 1
     path.rename(target)
     return target
 
@@ -368,6 +359,14 @@ def exercise(file: str | Path, name: str) -> Any:
     return fixture
 
 
+class NotStarted(BaseException):
+    """What ``raise NotImplementedError`` raises in the file of an exercise.
+
+    Python's own is a RuntimeError: a test that expects one would pass on a stub. Nothing that
+    catches Exceptions swallows this one.
+    """
+
+
 def load_module(path: Path, name: str) -> ModuleType:
     """Run the file ``path`` as a module called ``name``, always from its present text.
 
@@ -377,9 +376,8 @@ def load_module(path: Path, name: str) -> ModuleType:
         raise FileNotFoundError(
             f"{path} is missing; `python -m utils.exercises reset` and its name write it anew"
         )
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__dict__.update(__file__=str(path), NotImplementedError=NotStarted)
     sys.modules[name] = module  # dataclasses look their module up there
     linecache.checkcache(str(path))
     try:
@@ -398,33 +396,31 @@ def _sides(item: pytest.Item) -> list[_Side]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests that the environment asks for, and label each with its exercise and side."""
-    only_side = os.environ.get(SIDE_VARIABLE)
+    """Label each test with its exercise, and keep those that the environment asks for."""
+    for item in items:
+        for side in _sides(item):
+            item.user_properties.append(("exercise", side.exercise.label))
     only = os.environ.get(ONLY_VARIABLE)
+    if not only:
+        return
+    labels = only.split(",")
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:
         sides = _sides(item)
-        for side in sides:
-            item.user_properties.append(("exercise", side.exercise.label))
-            item.user_properties.append(("side", side.side))
-        wanted = True
-        if only_side:
-            wanted = bool(sides) and all(side.side == only_side for side in sides)
-        if only:
-            labels = only.split(",")
-            wanted = wanted and any(side.exercise.label in labels for side in sides)
+        wanted = any(side.exercise.label in labels for side in sides) and all(
+            side.side == "yours" for side in sides
+        )
         (kept if wanted else dropped).append(item)
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A learner's NotImplementedError is "not started": skipped, not failed."""
+    """A learner's NotStarted is skipped, not failed; a failure keeps its message and its place."""
     report = yield
     learners = [side for side in _sides(item) if side.side == "yours"]
     if not learners or call.excinfo is None or report.outcome != "failed":
@@ -438,7 +434,10 @@ def pytest_runtest_makereport(
         report.longrepr = (str(path), line, f"Skipped: not started: {message}")
         return report
     # On the item, not the report: the XML takes the properties that the teardown report carries.
-    text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, AssertionError):
+        # After the words of an assert, pytest repeats its code; that says no more.
+        text = str(error).split("\nassert ")[0]
     item.user_properties.append(("message", text))
     place = _last_place(error, paths)
     if place:
@@ -446,31 +445,21 @@ def pytest_runtest_makereport(
     return report
 
 
-def _frames(error: BaseException) -> list[tuple[Path, int]]:
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append((Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno))
-        trace = trace.tb_next
-    return frames
-
-
 def _last_place(error: BaseException, paths: list[Path]) -> tuple[Path, int] | None:
+    """The deepest line of the learner's own files that the error came through."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename) in paths:
         return Path(error.filename), error.lineno or 0
-    return next((frame for frame in reversed(_frames(error)) if frame[0] in paths), None)
+    trace = traceback.walk_tb(error.__traceback__)
+    frames = [(Path(frame.f_code.co_filename), line) for frame, line in trace]
+    return next((place for place in reversed(frames) if place[0] in paths), None)
 
 
 def _unwritten(error: BaseException | None, paths: list[Path]) -> tuple[Path, int, str] | None:
-    """Where the learner's own file raised NotImplementedError, also behind ``raise ... from``.
-
-    Only that counts as not started; a NotImplementedError out of a library is a mistake to show.
-    """
+    """Where the learner's file raised NotStarted, also behind ``raise ... from``."""
     while error is not None:
-        if type(error) is NotImplementedError:
-            frames = _frames(error)
-            if frames and frames[-1][0] in paths:
-                return frames[-1][0], frames[-1][1], str(error) or "nothing written yet"
+        place = _last_place(error, paths)
+        if isinstance(error, NotStarted) and place:
+            return *place, str(error) or "nothing written yet"
         error = error.__cause__
     return None
 
@@ -488,8 +477,8 @@ def diagnose(
     Args:
         got: what the learner's code returned (array, tensor or number).
         want: the right answer.
-        wrong: usual mistakes, ``{"forgot to divide by B": array, ...}``. Each key completes the
-            sentence "your dx equals what comes out if you ...".
+        wrong: usual mistakes, ``{"forget to divide by B": array, ...}``. Each key completes the
+            sentence "dx: equals what comes out if you ...".
         tol: largest difference allowed, relative to max(1, largest value of ``want``).
         what: the name of the quantity in messages, such as ``"dx"``.
 
@@ -497,35 +486,45 @@ def diagnose(
         AssertionError: with the diagnosis.
     """
     __tracebackhide__ = True
+    complaint = _complaint(got, _array(want), wrong or {}, tol)
+    if complaint:
+        raise AssertionError(f"{what}: {complaint}")
+
+
+def _complaint(got: Any, want: np.ndarray, wrong: Mapping[str, Any], tol: float) -> str:
+    """What is the matter with ``got``; nothing ("") if it is right."""
     if got is None:
-        raise AssertionError(f"your {what} is None: is a return statement missing?")
-    expected = _array(want)
+        return "got None; is a return statement missing?"
+    kind = type(got).__name__
     try:
-        value = _array(got)
-    except (TypeError, ValueError):
-        value = np.array(None)
-    if value.dtype.kind not in "biufc":
-        raise AssertionError(f"expected {what} as an array, got {type(got).__name__}")
-    if value.shape == expected.shape and _close(value, expected, tol):
-        return
-    if np.isnan(value).any() and not np.isnan(expected).any():
-        first = _index(np.isnan(value))
-        raise AssertionError(
-            f"your {what} holds NaN at {np.isnan(value).sum()} of {value.size} places, first at "
-            f"{first} (a division 0/0, inf - inf, or the log of a negative number)"
-        )
-    for mistake, candidate in (wrong or {}).items():
+        got = _array(got)
+    except (TypeError, ValueError):  # such as an array and a cache
+        return f"expected numbers, got {kind}"
+    if got.dtype.kind not in "biuf":
+        return f"expected numbers, got {kind}"
+    if got.shape == want.shape and _close(got, want, tol):
+        return ""
+    nan = np.isnan(got)
+    if nan.any() and not np.isnan(want).any():
+        places = f" at {nan.sum()} of {nan.size} places, first at {_largest(nan)}"
+        why = "(a division 0/0, inf - inf, or the log of a negative number)"
+        return f"NaN{places if nan.size > 1 else ''} {why}"
+    for mistake, candidate in wrong.items():
         outcome = _array(candidate)
-        if outcome.shape == value.shape and _close(value, outcome, tol):
-            raise AssertionError(f"your {what} equals what comes out if you {mistake}")
-    if value.shape != expected.shape:
+        if outcome.shape == got.shape and _close(got, outcome, tol):
+            return f"equals what comes out if you {mistake}"
+    transposed = got.T.shape == want.shape and _close(got.T, want, tol)
+    if got.shape != want.shape:
+        shape = f"shape {want.shape}" if want.shape else "a number, without axes"
         note = ""
-        if value.ndim == 2 and value.T.shape == expected.shape and _close(value.T, expected, tol):
+        if transposed:
             note = "; it is the right answer transposed"
-        elif value.size == expected.size and _close(value.reshape(expected.shape), expected, tol):
+        elif got.size == want.size and _close(got.reshape(want.shape), want, tol):
             note = "; the numbers are right"
-        raise AssertionError(f"expected {what} of shape {expected.shape}, got {value.shape}{note}")
-    raise AssertionError(_difference(value, expected, tol, what))
+        return f"expected {shape}, got {got.shape or 'a number'}{note}"
+    if transposed:
+        return "the right answer transposed"
+    return _difference(got, want, tol)
 
 
 def _array(value: Any) -> np.ndarray:
@@ -552,30 +551,30 @@ def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
 
 
-def _index(mask: np.ndarray) -> str:
-    return str(tuple(int(i) for i in np.unravel_index(int(np.argmax(mask)), mask.shape)))
+def _largest(values: np.ndarray) -> tuple[int, ...]:
+    """The place of the largest value; in a mask, the first that is set."""
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(values)), values.shape))
 
 
-def _difference(got: np.ndarray, want: np.ndarray, tol: float, what: str) -> str:
-    if _close(-got, want, tol):
-        return f"your {what} has the wrong sign everywhere: it is minus the right answer"
-    if got.ndim == 2 and got.shape[0] == got.shape[1] and _close(got.T, want, tol):
-        return f"your {what} is the right answer transposed"
-    large = np.abs(want) > 1e-3 * _scale(want) if want.size else np.zeros(want.shape, dtype=bool)
+def _difference(got: np.ndarray, want: np.ndarray, tol: float) -> str:
+    if _close(-1.0 * got, want, tol):
+        return "wrong sign: minus the right answer"
+    large = np.abs(want) > 1e-3 * _scale(want)
     if large.sum() > 1 and np.isfinite(got).all() and np.isfinite(want).all():
-        factor = float(np.median(got[large].astype(np.float64) / want[large]))
+        factor = float(np.median(got[large] / want[large]))
         if factor and _close(got / factor, want, 10 * tol):
-            return f"your {what} is {factor:.6g} times the right answer, everywhere"
+            return f"{factor:.6g} times the right answer, everywhere"
     gap = _gap(got, want)
-    worst = np.unravel_index(int(np.argmax(gap)), gap.shape)
-    count = int((gap > tol * _scale(want)).sum())
+    allowed = tol * _scale(want)
+    worst = _largest(gap)
+    places = f"wrong at {(gap > allowed).sum()} of {gap.size} places; most at {worst}"
     message = (
-        f"your {what} is wrong at {count} of {gap.size} places; most at "
-        f"{tuple(int(i) for i in worst)}: expected {want[worst]:.10g}, got {got[worst]:.10g} "
-        f"(difference {gap[worst]:.3g}, allowed {tol * _scale(want):.3g})"
+        f"{places if gap.size > 1 else 'is wrong'}: "
+        f"expected {float(want[worst]):.10g}, got {float(got[worst]):.10g} "
+        f"(difference {gap[worst]:.3g}, allowed {allowed:.3g})"
     )
     if got.dtype == np.float32 and want.dtype == np.float64 and _close(got, want, 1e-4):
-        message += f"; close, but your {what} is float32 where float64 is expected"
+        message += "; close, but float32 where float64 is expected"
     return message
 
 
@@ -609,7 +608,6 @@ def run_tests(
     if not files:
         return []
     environment = dict(os.environ)
-    environment[SIDE_VARIABLE] = "yours"
     environment[ONLY_VARIABLE] = ",".join(e.label for e in chosen)
     environment.pop("PYTEST_ADDOPTS", None)
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and it is a second faster
@@ -668,12 +666,6 @@ def progress(root: Path = ROOT) -> dict[str, str]:
     return states
 
 
-def _differs(exercise: Exercise) -> bool:
-    return exercise.stub.is_file() and (
-        exercise.stub.read_text(encoding="utf-8") != exercise.generated()
-    )
-
-
 # ---------------------------------------------------------------------------------- the commands
 def hints(exercise: Exercise) -> list[str]:
     """The hints of the exercise's page, in order, as plain Markdown."""
@@ -710,10 +702,7 @@ def _show_progress(root: Path) -> int:
 
 
 def _relative(path: Path, root: Path) -> str:
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return str(path)
+    return path.relative_to(root).as_posix()
 
 
 def _check(e: Exercise, root: Path) -> int:
@@ -723,21 +712,23 @@ def _check(e: Exercise, root: Path) -> int:
         print(f"There are no tests for it in {_relative(e.tests, root)}.")
         return 1
     ticks = {"passed": "✓", "failed": "✗", "error": "✗", "skipped": "·"}
-    told = set()
+    last = ""
     for outcome in outcomes:
         print(f"  {ticks[outcome.status]} {outcome.test}")
         message = outcome.message + (f" [{outcome.where}]" if outcome.where else "")
-        if message and message not in told:
-            told.add(message)
-            for line in message.splitlines():
-                print(textwrap.fill(line, 92, initial_indent=" " * 6, subsequent_indent=" " * 6))
+        for line in ["(the same)"] if message and message == last else message.splitlines():
+            print(textwrap.fill(line, 92, initial_indent=" " * 6, subsequent_indent=" " * 6))
+        last = message
     passed = sum(o.status == "passed" for o in outcomes)
     print()
     if passed == len(outcomes):
         print(f"Passed: all {passed} tests. Well done; compare with {_relative(e.solution, root)}")
         return 0
     if all(o.status == "skipped" for o in outcomes):
-        print(f"Not started. The task: {_relative(e.page, root)}")
+        if stub_state(e, root) == "changed":
+            print(f"Started; next gap: {outcomes[0].message.removeprefix('not started: ')}")
+        else:
+            print(f"Not started. The task: {_relative(e.page, root)}")
         return 1
     print(f"{passed} of {len(outcomes)} tests pass.")
     print(f"A hint: python -m utils.exercises hint {e.short}")
@@ -747,30 +738,30 @@ def _check(e: Exercise, root: Path) -> int:
     return 1
 
 
-def _hint(e: Exercise, number: int | None, root: Path) -> int:
+def _hint(e: Exercise, number: int, root: Path) -> int:
     texts = hints(e)
     if not texts:
         raise ValueError(f"{_relative(e.page, root)} has no hints")
-    wanted = 1 if number is None else number
-    if not 1 <= wanted <= len(texts):
-        raise ValueError(f"{e.short} has hints 1 to {len(texts)}, got {wanted}")
-    print(f"Hint {wanted} of {len(texts)} for {e.short} ({e.topic})\n")
-    print(texts[wanted - 1])
-    if wanted < len(texts):
-        print(f"\nMore help: python -m utils.exercises hint {e.short} {wanted + 1}")
+    if not 1 <= number <= len(texts):
+        raise ValueError(f"{e.short} has hints 1 to {len(texts)}, got {number}")
+    print(f"Hint {number} of {len(texts)} for {e.short} ({e.topic})\n")
+    print(texts[number - 1])
+    if number < len(texts):
+        print(f"\nMore help: python -m utils.exercises hint {e.short} {number + 1}")
     else:
         print(f"\nThat is the last hint. The solution: {_relative(e.solution, root)}")
     return 0
 
 
-def _reset(e: Exercise, yes: bool, root: Path, ask: Callable[[str], str] | None = None) -> int:
-    if e.stub.is_file() and not _differs(e):
+def _reset(e: Exercise, yes: bool, root: Path) -> int:
+    state = stub_state(e, root)
+    if state == "current":
         print(f"{_relative(e.stub, root)} is as it was at the start; nothing to do.")
         return 0
-    if e.stub.is_file():
+    if state != "missing":
         if not yes:
             try:
-                answer = (ask or input)(f"Start {e.short} ({e.topic}) again from the stub? [y/N] ")
+                answer = input(f"Start {e.short} ({e.topic}) again from the stub? [y/N] ")
             except EOFError:
                 answer = ""
             if answer.strip().lower() not in ("y", "yes"):
@@ -782,40 +773,44 @@ def _reset(e: Exercise, yes: bool, root: Path, ask: Callable[[str], str] | None 
     return 0
 
 
-def _sync(check: bool, force: bool, root: Path) -> int:
-    written, behind, refused = 0, [], []
+def _sync_check(root: Path) -> int:
     everything = find_exercises(root)
+    behind = 0
+    for e in everything:
+        state = stub_state(e, root)
+        if state == "changed":
+            print(f"{e.short}: somebody is working on it; left out of the check")
+        elif state != "current":
+            behind += 1
+            print(f"{e.short}: {_relative(e.stub, root)} is {state}")
+    if behind:
+        print("Bring them up to date with: python -m utils.exercises sync")
+        return 1
+    print(f"{len(everything)} exercises: every untouched stub is what its solution gives.")
+    return 0
+
+
+def _sync(force: bool, root: Path) -> int:
+    everything = find_exercises(root)
+    written = refused = 0
     for e in everything:
         state = stub_state(e, root)
         if state == "current":
             continue
-        if check:
-            if state == "changed":
-                print(f"{e.short}: somebody is working on it; left out of the check")
-            else:
-                behind.append(e)
-                print(f"{e.short}: {_relative(e.stub, root)} is {state}")
-            continue
-        safe = state == "missing" or _made_by_machine(e, e.stub.read_text(encoding="utf-8"), root)
-        if not safe:
+        if state != "missing" and not _made_by_machine(e, e.stub.read_text(encoding="utf-8"), root):
             if not force:
-                refused.append(e)
+                refused += 1
                 print(f"{e.short}: {_relative(e.stub, root)} has changes of its own; left alone")
                 continue
             print(f"{e.short}: the version there is kept as {back_up(e.stub).name}")
         _write(e.stub, e.generated())
         written += 1
         print(f"{e.short}: wrote {_relative(e.stub, root)}")
-    if check:
-        if behind:
-            print("Bring them up to date with: python -m utils.exercises sync")
-        else:
-            print(f"{len(everything)} exercises: every untouched stub is what its solution gives.")
-        return 1 if behind else 0
-    print(f"{written} written, {len(everything) - written - len(refused)} already right.")
+    print(f"{written} written, {len(everything) - written - refused} already right.")
     if refused:
         print("To overwrite the changed ones as well (a copy is kept): sync --force")
-    return 1 if refused else 0
+        return 1
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -846,9 +841,9 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
         if options.command is None:
             return _show_progress(root)
         if options.command == "sync":
-            return _sync(options.check, options.force, root)
+            return _sync_check(root) if options.check else _sync(options.force, root)
         names = list(options.name)
-        number = None
+        number = 1
         if options.command == "hint" and len(names) > 1 and re.fullmatch(r"-?\d+", names[-1]):
             number = int(names.pop())
         e = find_exercise("/".join(names), root)

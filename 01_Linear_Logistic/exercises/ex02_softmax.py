@@ -3,11 +3,11 @@
 import numpy as np
 
 
-def softmax_forward(x):
+def softmax_forward(z):
     """Probabilities over the last axis (eq. 1.25), for numbers of any size.
 
     Args:
-        x: (..., K).
+        z: (..., K).
 
     Returns:
         p: (..., K), and a cache (whatever ``softmax_backward`` needs).
@@ -17,9 +17,9 @@ def softmax_forward(x):
 
 
 def softmax_backward(dp, cache):
-    """Gradient dx (..., K) of :func:`softmax_forward`, from any gradient dp (..., K) of p."""
-    # TODO: dx; every p depends on every x of its row
-    raise NotImplementedError("dx; every p depends on every x of its row")
+    """Gradient dz (..., K) of :func:`softmax_forward`, from any gradient dp (..., K) of p."""
+    # TODO: dz; every p depends on every z of its row
+    raise NotImplementedError("dz; every p depends on every z of its row")
 
 
 def loss_gradient_the_long_way(logits, labels):

@@ -1,15 +1,24 @@
-"""Exercise: the largest stable learning rate of linear regression, predicted and then seen."""
+"""Exercise: the largest stable learning rate of linear regression, predicted and then seen.
+
+    python 01_Linear_Logistic/exercises/ex03_stable_rate.py
+
+draws, once the tests pass, the losses on diabetes just below and just above the predicted rate
+(runs/exercises/01_stable_rate.png).
+"""
 
 import numpy as np
 
-import utils  # noqa: F401  (puts the chapters on the import path)
+import utils
 from linear_numpy import (
     LinearConfig,
     LinearRegression,
     gradient_descent,
     squared_error_backward,
     squared_error_forward,
+    standardise,
 )
+from utils.data_loaders import load_arrays
+from utils.visualization import plot_loss_curves
 
 
 def hessian(x):
@@ -52,3 +61,18 @@ def losses_at(rate, x, y, steps=200):
     raise NotImplementedError(
         "train `model` with gradient_descent of linear_numpy.py, return the losses"
     )
+
+
+def main():
+    data = load_arrays("diabetes")
+    (x,), y = standardise(data.x_train), data.y_train[:, None]
+    limit = largest_stable_rate(x)
+    print(f"predicted limit: {limit:.3f}")
+    curves = {f"{f} x limit": losses_at(f * limit, x, y) for f in (0.5, 0.99, 1.01)}
+    path = utils.ROOT / "runs" / "exercises" / "01_stable_rate.png"
+    plot_loss_curves(curves, log_scale=True, path=path)
+    print(f"the losses are drawn in {path}")
+
+
+if __name__ == "__main__":
+    main()

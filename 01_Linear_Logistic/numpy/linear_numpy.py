@@ -65,7 +65,7 @@ class LinearRegression:
     """
 
     def __init__(
-        self, config: LinearConfig, rng: np.random.Generator, dtype: Any = np.float64
+        self, config: LinearConfig, rng: np.random.Generator, dtype: type = np.float64
     ) -> None:
         self.config = config
         shape = (config.outputs, config.features)
@@ -107,7 +107,7 @@ def standardise(x_train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, .
     """
     mean = x_train.mean(axis=0)
     deviation = x_train.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1).astype(x_train.dtype)
+    deviation[deviation == 0] = 1
     return tuple((x - mean) / deviation for x in (x_train, *others))
 
 
@@ -181,7 +181,7 @@ def gradient_descent(
             f"expected an rng and a batch_size in 1 ... {n}, got batch_size={batch_size}, rng={rng}"
         )
     losses: list[float] = []
-    order = np.arange(0)
+    order = np.arange(0)  # empty, so that the first mini-batch draws a permutation
     for _ in range(steps):
         if batch_size is None:
             x_batch, y_batch = x, y

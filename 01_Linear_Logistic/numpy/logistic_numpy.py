@@ -134,15 +134,16 @@ def logistic_loss_forward(
         raise ValueError(f"expected logits (B, 1), got {logits.shape}")
     _check_labels(logits, labels, 2)
     z = logits[:, 0]  # (B, 1) -> (B,)
-    losses = np.maximum(z, 0) - labels * z + np.log1p(np.exp(-np.abs(z)))
-    return losses.mean(dtype=z.dtype), (z, labels)
+    y = labels.astype(z.dtype)  # with integers, NumPy would go on in float64
+    losses = np.maximum(z, 0) - y * z + np.log1p(np.exp(-np.abs(z)))
+    return losses.mean(), (z, y)
 
 
 def logistic_loss_backward(cache: tuple[Any, ...]) -> np.ndarray:
     """Gradient (B, 1) of the loss with respect to the logits."""
-    z, labels = cache
-    dz = (sigmoid(z) - labels) / len(z)  # eq. 1.23
-    return dz.astype(z.dtype)[:, None]  # (B,) -> (B, 1)
+    z, y = cache
+    dz = (sigmoid(z) - y) / len(z)  # eq. 1.23
+    return dz[:, None]  # (B,) -> (B, 1)
 
 
 def softmax_loss_forward(

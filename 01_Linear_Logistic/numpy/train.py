@@ -18,7 +18,7 @@ Everything is written to runs/01_Linear_Logistic-numpy/.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -45,14 +45,14 @@ from utils.data_loaders import Arrays, load_arrays
 from utils.options import RunOptions, option, parse_options
 from utils.runs import Run, run_script
 
-# What each model can be trained on; the first is its default.
+# What each model can be trained on, its default first, and its default learning rate.
 FITTING = {
     "linear": ("diabetes",),
     "logistic": ("breast-cancer",),
     "softmax": ("digits", "iris", "wine", "breast-cancer", "mnist", "fashion-mnist"),
 }
-IMAGES = ("digits", "mnist", "fashion-mnist")
 RATES = {"linear": 0.02, "logistic": 0.1, "softmax": 0.5}
+IMAGES = ("digits", "mnist", "fashion-mnist")
 LOSSES = {
     "linear": (squared_error_forward, squared_error_backward),
     "logistic": (logistic_loss_forward, logistic_loss_backward),
@@ -62,31 +62,26 @@ LOSSES = {
 
 @dataclass(frozen=True)
 class Options(RunOptions):
-    model: Literal["auto", "linear", "logistic", "softmax"] = option(
-        "auto", "what to train; auto takes what fits --data"
-    )
+    model: Literal["linear", "logistic", "softmax"] = option("softmax", "what to train")
     data: Literal[
         "auto", "diabetes", "breast-cancer", "digits", "iris", "wine", "mnist", "fashion-mnist"
-    ] = option("auto", "the data set; auto takes one that fits --model")
+    ] = option("auto", "auto = diabetes, breast-cancer or digits, by --model")
     epochs: int = option(0, "passes over the training data; 0 = 20 images, 100 tables", least=0)
-    batch_size: int = option(64, "examples in one step")
     lr: float = option(0.0, "learning rate; 0 = 0.02 linear, 0.1 logistic, 0.5 softmax", least=0)
 
     def __post_init__(self) -> None:
-        by_data = {"diabetes": "linear", "breast-cancer": "logistic"}
-        model = by_data.get(self.data, "softmax") if self.model == "auto" else self.model
-        data = FITTING[model][0] if self.data == "auto" else self.data
-        if data not in FITTING[model]:
+        fitting = FITTING[self.model]
+        if self.data not in ("auto", *fitting):
             raise ValueError(
-                f"--model {model} is trained on {' or '.join(FITTING[model])}, got --data {data}"
+                f"--model {self.model} is trained on {' or '.join(fitting)}, got --data {self.data}"
             )
-        if self.epochs < 0 or self.lr < 0:
-            raise ValueError(f"--epochs and --lr can't be negative, got {self.epochs}, {self.lr}")
-        epochs = self.epochs or (20 if data in IMAGES else 100)
-        lr = self.lr or RATES[model]
-        settled = {"model": model, "data": data, "epochs": epochs, "lr": lr}
-        for name, value in settled.items():  # the class is frozen for everybody else
-            object.__setattr__(self, name, value)
+
+
+def settle(options: Options) -> Options:
+    """The options with a number or name for what the command line left open."""
+    data = FITTING[options.model][0] if options.data == "auto" else options.data
+    epochs = options.epochs or (20 if data in IMAGES else 100)
+    return replace(options, data=data, epochs=epochs, lr=options.lr or RATES[options.model])
 
 
 def prepare(data: Arrays, model: str) -> tuple[np.ndarray, ...]:
@@ -122,12 +117,14 @@ def measure(model: LinearRegression, x: np.ndarray, y: np.ndarray) -> dict[str, 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = parse_options(Options, argv, __doc__)
+    options = settle(parse_options(Options, argv, __doc__))
     data = load_arrays(options.data, options.data_dir)
     x_train, y_train, x_test, y_test = prepare(data, options.model)
     model = make_model(options, x_train.shape[1], len(data.classes), x_train.dtype.type)
     loss_forward, loss_backward = LOSSES[options.model]
 
+    # Run keeps the books (top of utils/runs.py): folder, checkpoints, --resume. batches() shuffles
+    # by the seed and takes --batch-size.
     with Run(options, __file__, model=options.model) as run:
         run.restore(model.params)
         for _ in run.epochs():
@@ -140,9 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             run.evaluate(**measure(model, x_test, y_test))
         if options.model == "linear":
             reached, _ = loss_forward(model.forward(x_train), y_train)
-            exact = make_model(options, x_train.shape[1], 0, np.float64)
-            exact.params = solve_least_squares(x_train, y_train)
-            least, _ = loss_forward(exact.forward(x_train), y_train)
+            exact = solve_least_squares(x_train, y_train)
+            least, _ = loss_forward(x_train @ exact["weight"].T + exact["bias"], y_train)
             print(f"loss {reached:.4f}; the exact minimum (QR) is {least:.4f}")
             run.finish(loss_above_minimum=reached - least)
         else:

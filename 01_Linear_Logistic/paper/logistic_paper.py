@@ -194,6 +194,7 @@ def newton_step(
         model.weight.copy_(start[0] + step[:, :-1])
         model.bias.copy_(start[1] + step[:, -1])
         after = loss_function(model, (x, labels), ridge)
+        # At the minimum the two are equal but for rounding.
         if after <= before + 1e-14 * before.abs():
             break
         step = step / 2

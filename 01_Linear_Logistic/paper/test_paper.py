@@ -290,8 +290,9 @@ def test_the_fit_reproduces_the_sufficient_statistics():
     assert (p @ x - y.double() @ x).abs().max() < 1e-8
 
 
-# --- against scikit-learn, at convergence: coefficients agree to 1e-6. With C=inf there is no
-# penalty (this was penalty=None before scikit-learn 1.8); then the classes have to overlap.
+# --- against scikit-learn, at convergence: coefficients agree to 1e-6
+# With C=inf there is no penalty (this was penalty=None before scikit-learn 1.8); then the classes
+# have to overlap.
 
 
 FITS = {
@@ -342,6 +343,7 @@ def test_versicolor_against_virginica_equals_scikit_learn():
         ("wine", "puts? every example on its side"),
         ("iris", "expected convergence in 25 Newton steps"),  # only setosa can be split off
     ],
+    ids=["breast_cancer", "wine", "iris"],
 )
 def test_separable_classes_have_no_maximum_of_the_likelihood(name, match):
     x, y = (torch.from_numpy(a) for a in table(name))
@@ -417,11 +419,12 @@ def test_sabotage_a_penalty_on_the_bias_is_noticed():
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: LinearRegression(LinearConfig(10)), 11),  # diabetes
-        (lambda: LogisticRegression(LogisticConfig(30)), 31),  # breast cancer
-        (lambda: SoftmaxRegression(LogisticConfig(4, 3)), 15),  # iris
-        (lambda: SoftmaxRegression(LogisticConfig(784, 10)), 7850),  # MNIST
+        (lambda: LinearRegression(LinearConfig(10)), 11),
+        (lambda: LogisticRegression(LogisticConfig(30)), 31),
+        (lambda: SoftmaxRegression(LogisticConfig(4, 3)), 15),
+        (lambda: SoftmaxRegression(LogisticConfig(784, 10)), 7850),
     ],
+    ids=["diabetes", "breast_cancer", "iris", "mnist"],
 )
 def test_parameter_counts_and_shapes(make, expected):
     with torch.device("meta"):

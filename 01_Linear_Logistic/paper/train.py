@@ -21,7 +21,7 @@ epoch of newton is one Newton step on the whole training set; qr always has one 
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -35,65 +35,61 @@ from utils.options import TrainerOptions, option, parse_options
 from utils.runs import Run, run_script
 from utils.training_utils import fit, set_seed
 
-# What each model can be trained on; the first is its default.
+# What each model can be trained on, its default first, and its default learning rate.
 FITTING = {
     "linear": ("diabetes",),
     "logistic": ("breast-cancer",),
     "softmax": ("digits", "iris", "wine", "breast-cancer", "mnist", "fashion-mnist"),
 }
 RATES = {"linear": 0.02, "logistic": 0.1, "softmax": 0.5}
+SOLVERS = {"linear": ("qr", "sgd"), "logistic": ("newton", "sgd"), "softmax": ("newton", "sgd")}
 IMAGES = ("digits", "mnist", "fashion-mnist")
 
 
 @dataclass(frozen=True)
 class Options(TrainerOptions):
-    model: Literal["auto", "linear", "logistic", "softmax"] = option(
-        "auto", "what to train; auto takes what fits --data"
-    )
+    model: Literal["linear", "logistic", "softmax"] = option("softmax", "what to train")
     data: Literal[
         "auto", "diabetes", "breast-cancer", "digits", "iris", "wine", "mnist", "fashion-mnist"
-    ] = option("auto", "the data set; auto takes one that fits --model")
+    ] = option("auto", "auto = diabetes, breast-cancer or digits, by --model")
     solver: Literal["auto", "qr", "newton", "sgd"] = option("auto", "how to fit")
     ridge: float = option(1.0, "penalty alpha on squared weights, against the summed loss", least=0)
     epochs: int = option(
         0, "passes over the training data; 0 = 10 newton, else 20 images, 100 tables", least=0
     )
-    batch_size: int = option(64, "examples in one step of sgd")
     lr: float = option(
         0.0, "learning rate of sgd; 0 = 0.02 linear, 0.1 logistic, 0.5 softmax", least=0
     )
 
     def __post_init__(self) -> None:
-        by_data = {"diabetes": "linear", "breast-cancer": "logistic"}
-        model = by_data.get(self.data, "softmax") if self.model == "auto" else self.model
-        data = FITTING[model][0] if self.data == "auto" else self.data
-        if data not in FITTING[model]:
+        fitting, solvers = FITTING[self.model], SOLVERS[self.model]
+        if self.data not in ("auto", *fitting):
             raise ValueError(
-                f"--model {model} is trained on {' or '.join(FITTING[model])}, got --data {data}"
+                f"--model {self.model} is trained on {' or '.join(fitting)}, got --data {self.data}"
             )
-        possible = ("qr", "sgd") if model == "linear" else ("newton", "sgd")
-        solver = self.solver
-        if solver == "auto":
-            solver = "sgd" if data in IMAGES else possible[0]
-        if solver not in possible:
+        if self.solver not in ("auto", *solvers):
             raise ValueError(
-                f"--model {model} is fitted with --solver {' or '.join(possible)}, got {solver}"
+                f"--model {self.model} is fitted by {' or '.join(solvers)}, "
+                f"got --solver {self.solver}"
             )
-        if solver == "newton" and data in ("mnist", "fashion-mnist"):
+        if self.solver == "newton" and self.data in ("mnist", "fashion-mnist"):
             raise ValueError(
-                f"--solver newton needs the square of {data}'s 7850 parameters in memory; use sgd"
+                f"--solver newton needs the square of {self.data}'s 7850 parameters in memory; "
+                "use sgd"
             )
-        if min(self.epochs, self.lr, self.ridge) < 0:
-            raise ValueError(
-                "--epochs, --lr and --ridge can't be negative, "
-                f"got {self.epochs}, {self.lr}, {self.ridge}"
-            )
-        default = 10 if solver == "newton" else 20 if data in IMAGES else 100
-        epochs = 1 if solver == "qr" else self.epochs or default
-        settled = {"model": model, "data": data, "solver": solver, "epochs": epochs}
-        settled["lr"] = self.lr or RATES[model]
-        for name, value in settled.items():  # the class is frozen for everybody else
-            object.__setattr__(self, name, value)
+
+
+def settle(options: Options) -> Options:
+    """The options with a number or name for what the command line left open."""
+    data = FITTING[options.model][0] if options.data == "auto" else options.data
+    solver = options.solver
+    if solver == "auto":
+        solver = "sgd" if data in IMAGES else SOLVERS[options.model][0]
+    epochs = options.epochs or (10 if solver == "newton" else 20 if data in IMAGES else 100)
+    if solver == "qr":
+        epochs = 1
+    lr = options.lr or RATES[options.model]
+    return replace(options, data=data, solver=solver, epochs=epochs, lr=lr)
 
 
 def prepare(data: Arrays, options: Options) -> tuple[Tensor, ...]:
@@ -135,8 +131,9 @@ def measure(model: nn.Linear, device: torch.device, x: Tensor, y: Tensor) -> dic
 
 
 def solve(options: Options, run: Run, model: nn.Linear, data: tuple[Tensor, ...]) -> None:
-    """Fit by qr or newton, on the CPU in float64, one step an epoch."""
+    """Fit by qr or newton, on the CPU in float64, one step an epoch; all is measured after it."""
     x_train, y_train, x_test, y_test = data
+    level = linear_paper if options.model == "linear" else logistic_paper
     n = options.limit or len(x_train)
     x, y = x_train[:n], y_train[:n]
     change = 0.0
@@ -144,10 +141,9 @@ def solve(options: Options, run: Run, model: nn.Linear, data: tuple[Tensor, ...]
     for _ in run.epochs():
         if options.solver == "qr":
             model.load_state_dict(linear_paper.solve_ridge(x, y, options.ridge))
-            loss = linear_paper.loss_function(model, (x, y), options.ridge)
         else:
-            loss, change = logistic_paper.newton_step(model, x, y, options.ridge)
-        run.log(loss=loss)
+            _, change = logistic_paper.newton_step(model, x, y, options.ridge)
+        run.log(loss=level.loss_function(model, (x, y), options.ridge))
         metrics = measure(model, torch.device("cpu"), x_test, y_test)
         if options.solver == "newton":
             metrics["largest_change"] = torch.tensor(change)
@@ -160,7 +156,7 @@ def solve(options: Options, run: Run, model: nn.Linear, data: tuple[Tensor, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = parse_options(Options, argv, __doc__)
+    options = settle(parse_options(Options, argv, __doc__))
     set_seed(options.seed)
     data = load_arrays(options.data, options.data_dir)
     x_train, y_train, x_test, y_test = prepare(data, options)

@@ -10,7 +10,8 @@ Map of this file:
     init_params             leaf tensors that collect gradients
     forward                 the affine map
     squared_error           the loss
-    gradient_step           one step of gradient descent
+    gradient_step           the update
+    train_step              forward, backward, update, and why the gradients are cleared
     solve_least_squares     the exact minimum, by a QR decomposition
 
 Shapes: B examples in the batch, D features, K outputs.
@@ -93,10 +94,9 @@ def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gradient_step(params: Mapping[str, Tensor], lr: float) -> None:
-    """``p <- p - lr * p.grad`` for every parameter (eq. 1.10), then forget the gradients.
+    """``p <- p - lr * p.grad`` for every parameter (eq. 1.10).
 
-    ``no_grad`` keeps the update itself out of the graph. The gradients must go because ``backward``
-    adds to what it finds.
+    ``no_grad`` keeps the update itself out of the graph.
 
     Raises:
         ValueError: a parameter has no gradient.
@@ -105,7 +105,17 @@ def gradient_step(params: Mapping[str, Tensor], lr: float) -> None:
         if p.grad is None:
             raise ValueError(f"expected a gradient of {name}, got none: is it a leaf, and used?")
         p -= lr * p.grad
+
+
+def train_step(params: Mapping[str, Tensor], x: Tensor, targets: Tensor, lr: float) -> Tensor:
+    """One step on one batch, x (B, D) and targets (B, K); returns the loss before the update."""
+    # backward() adds to .grad; without this, gradients of earlier steps would stay in it.
+    for p in params.values():
         p.grad = None
+    loss = squared_error(forward(params, x), targets)
+    loss.backward()
+    gradient_step(params, lr)
+    return loss.detach()
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ Map of this file:
     logistic_loss       negative log likelihood of two classes
     softmax_loss        negative log likelihood of K classes
     predict             the likeliest class
-    gradient_step       one step of gradient descent
+    gradient_step       the update
+    train_step          forward, backward, update, and why the gradients are cleared
 
 Shapes: B examples in the batch, D features, K classes.
 
@@ -109,6 +110,7 @@ def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(f"expected logits (B, K), got {tuple(logits.shape)}")
     B, K = logits.shape
     _check_labels(logits, labels, K)
+    # Any shift gives the same loss (eq. 1.26), so this one needs no gradient.
     shifted = logits - logits.max(dim=1, keepdim=True).values.detach()
     log_p = shifted - shifted.exp().sum(dim=1, keepdim=True).log()
     return -log_p[torch.arange(B, device=labels.device), labels].mean()
@@ -125,7 +127,7 @@ def predict(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gradient_step(params: Mapping[str, Tensor], lr: float) -> None:
-    """``p <- p - lr * p.grad`` for every parameter (eq. 1.10), then forget the gradients.
+    """``p <- p - lr * p.grad`` for every parameter (eq. 1.10).
 
     Raises:
         ValueError: a parameter has no gradient.
@@ -134,4 +136,19 @@ def gradient_step(params: Mapping[str, Tensor], lr: float) -> None:
         if p.grad is None:
             raise ValueError(f"expected a gradient of {name}, got none: is it a leaf, and used?")
         p -= lr * p.grad
+
+
+def train_step(params: Mapping[str, Tensor], x: Tensor, labels: Tensor, lr: float) -> Tensor:
+    """One step on one batch, x (B, D) and labels (B,); returns the loss before the update.
+
+    One logit takes the loss of logistic regression, several that of softmax regression.
+    """
+    # backward() adds to .grad; without this, gradients of earlier steps would stay in it.
+    for p in params.values():
         p.grad = None
+    logits = forward(params, x)
+    loss_function = logistic_loss if logits.shape[1] == 1 else softmax_loss
+    loss = loss_function(logits, labels)
+    loss.backward()
+    gradient_step(params, lr)
+    return loss.detach()

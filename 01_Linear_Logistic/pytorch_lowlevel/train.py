@@ -15,7 +15,7 @@ runs/01_Linear_Logistic-pytorch_lowlevel/.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,43 +28,38 @@ from utils.options import TorchOptions, option, parse_options
 from utils.runs import Run, run_script
 from utils.training_utils import pick_device
 
-# What each model can be trained on; the first is its default.
+# What each model can be trained on, its default first, and its default learning rate.
 FITTING = {
     "linear": ("diabetes",),
     "logistic": ("breast-cancer",),
     "softmax": ("digits", "iris", "wine", "breast-cancer", "mnist", "fashion-mnist"),
 }
-IMAGES = ("digits", "mnist", "fashion-mnist")
 RATES = {"linear": 0.02, "logistic": 0.1, "softmax": 0.5}
+IMAGES = ("digits", "mnist", "fashion-mnist")
 
 
 @dataclass(frozen=True)
 class Options(TorchOptions):
-    model: Literal["auto", "linear", "logistic", "softmax"] = option(
-        "auto", "what to train; auto takes what fits --data"
-    )
+    model: Literal["linear", "logistic", "softmax"] = option("softmax", "what to train")
     data: Literal[
         "auto", "diabetes", "breast-cancer", "digits", "iris", "wine", "mnist", "fashion-mnist"
-    ] = option("auto", "the data set; auto takes one that fits --model")
+    ] = option("auto", "auto = diabetes, breast-cancer or digits, by --model")
     epochs: int = option(0, "passes over the training data; 0 = 20 images, 100 tables", least=0)
-    batch_size: int = option(64, "examples in one step")
     lr: float = option(0.0, "learning rate; 0 = 0.02 linear, 0.1 logistic, 0.5 softmax", least=0)
 
     def __post_init__(self) -> None:
-        by_data = {"diabetes": "linear", "breast-cancer": "logistic"}
-        model = by_data.get(self.data, "softmax") if self.model == "auto" else self.model
-        data = FITTING[model][0] if self.data == "auto" else self.data
-        if data not in FITTING[model]:
+        fitting = FITTING[self.model]
+        if self.data not in ("auto", *fitting):
             raise ValueError(
-                f"--model {model} is trained on {' or '.join(FITTING[model])}, got --data {data}"
+                f"--model {self.model} is trained on {' or '.join(fitting)}, got --data {self.data}"
             )
-        if self.epochs < 0 or self.lr < 0:
-            raise ValueError(f"--epochs and --lr can't be negative, got {self.epochs}, {self.lr}")
-        epochs = self.epochs or (20 if data in IMAGES else 100)
-        lr = self.lr or RATES[model]
-        settled = {"model": model, "data": data, "epochs": epochs, "lr": lr}
-        for name, value in settled.items():  # the class is frozen for everybody else
-            object.__setattr__(self, name, value)
+
+
+def settle(options: Options) -> Options:
+    """The options with a number or name for what the command line left open."""
+    data = FITTING[options.model][0] if options.data == "auto" else options.data
+    epochs = options.epochs or (20 if data in IMAGES else 100)
+    return replace(options, data=data, epochs=epochs, lr=options.lr or RATES[options.model])
 
 
 def prepare(data: Arrays, model: str, device: torch.device) -> tuple[Tensor, ...]:
@@ -95,21 +90,17 @@ def measure(model: str, params: dict[str, Tensor], x: Tensor, y: Tensor) -> dict
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = parse_options(Options, argv, __doc__)
+    options = settle(parse_options(Options, argv, __doc__))
     device = pick_device(options.device)
     data = load_arrays(options.data, options.data_dir)
     x_train, y_train, x_test, y_test = prepare(data, options.model, device)
     D = x_train.shape[1]
     generator = torch.Generator().manual_seed(options.seed)
     if options.model == "linear":
-        level, loss_function = linear_lowlevel, linear_lowlevel.squared_error
-        config = linear_lowlevel.LinearConfig(D)
-    elif options.model == "logistic":
-        level, loss_function = logistic_lowlevel, logistic_lowlevel.logistic_loss
-        config = logistic_lowlevel.LogisticConfig(D)
+        level, config = linear_lowlevel, linear_lowlevel.LinearConfig(D)
     else:
-        level, loss_function = logistic_lowlevel, logistic_lowlevel.softmax_loss
-        config = logistic_lowlevel.LogisticConfig(D, len(data.classes))
+        K = 1 if options.model == "logistic" else len(data.classes)
+        level, config = logistic_lowlevel, logistic_lowlevel.LogisticConfig(D, K)
     params = level.init_params(config, generator, device=device)
 
     with Run(options, __file__, model=options.model) as run:
@@ -117,9 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _ in run.epochs():
             for index in run.batches(len(x_train)):
                 index = torch.from_numpy(index).to(device)
-                loss = loss_function(level.forward(params, x_train[index]), y_train[index])
-                loss.backward()
-                level.gradient_step(params, options.lr)
+                loss = level.train_step(params, x_train[index], y_train[index], options.lr)
                 run.log(loss=loss)
             run.evaluate(**measure(options.model, params, x_test, y_test))
         run.finish()

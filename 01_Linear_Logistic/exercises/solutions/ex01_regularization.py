@@ -1,9 +1,24 @@
-"""Solution: give linear regression a penalty, ridge first, then lasso."""
+"""Solution: give linear regression a penalty, ridge first, then lasso.
+
+    python 01_Linear_Logistic/exercises/ex01_regularization.py
+
+fits the lasso to diabetes and, once the tests pass, says which measurements are left.
+"""
 
 import numpy as np
 
 import utils  # noqa: F401  (puts the chapters on the import path)
-from linear_numpy import LinearRegression, squared_error_backward, squared_error_forward
+from linear_numpy import (
+    LinearConfig,
+    LinearRegression,
+    squared_error_backward,
+    squared_error_forward,
+    standardise,
+)
+from utils.data_loaders import load_arrays
+
+# The columns of diabetes: age, sex, body mass index, blood pressure, and six of the blood serum.
+MEASUREMENTS = ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"]
 
 
 class RidgeRegression(LinearRegression):
@@ -61,3 +76,19 @@ def lasso_step(model, x, y, lr, alpha):
     model.params["weight"] = soft_threshold(moved, lr * alpha)
     model.params["bias"] = model.params["bias"] - lr * grads["bias"]
     # --- end
+
+
+def main():
+    data = load_arrays("diabetes")
+    (x,), y = standardise(data.x_train), data.y_train[:, None]
+    for alpha in (0.1, 1.0, 10.0):
+        model = LinearRegression(LinearConfig(len(MEASUREMENTS)), np.random.default_rng(0))
+        for _ in range(3000):
+            lasso_step(model, x, y, lr=0.1, alpha=alpha)
+        weight = model.params["weight"][0]
+        left = [name for name, w in zip(MEASUREMENTS, weight, strict=True) if w != 0]
+        print(f"alpha {alpha:4}: {len(left)} left: {', '.join(left)}")
+
+
+if __name__ == "__main__":
+    main()

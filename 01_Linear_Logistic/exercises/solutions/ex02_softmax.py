@@ -3,25 +3,25 @@
 import numpy as np
 
 
-def softmax_forward(x):
+def softmax_forward(z):
     """Probabilities over the last axis (eq. 1.25), for numbers of any size.
 
     Args:
-        x: (..., K).
+        z: (..., K).
 
     Returns:
         p: (..., K), and a cache (whatever ``softmax_backward`` needs).
     """
     # --- your code: p and the cache; nothing may overflow for numbers of 1e4
-    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
+    exponentials = np.exp(z - z.max(axis=-1, keepdims=True))
     p = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return p, (p,)
     # --- end
 
 
 def softmax_backward(dp, cache):
-    """Gradient dx (..., K) of :func:`softmax_forward`, from any gradient dp (..., K) of p."""
-    # --- your code: dx; every p depends on every x of its row
+    """Gradient dz (..., K) of :func:`softmax_forward`, from any gradient dp (..., K) of p."""
+    # --- your code: dz; every p depends on every z of its row
     (p,) = cache
     return p * (dp - (dp * p).sum(axis=-1, keepdims=True))
     # --- end
