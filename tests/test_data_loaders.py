@@ -27,6 +27,7 @@ from utils.data_loaders import (
     collate,
     data_folder,
     download,
+    enlarge_digits,
     load_arrays,
     load_dataset,
     main,
@@ -467,6 +468,28 @@ def test_a_batch_is_fetched_at_once() -> None:
 def test_arrays_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"one length, got lengths \[3, 4\]"):
         ArrayDataset(np.zeros(3), np.zeros(4))
+
+
+# --- digits in the size of MNIST
+
+
+def test_enlarged_digits() -> None:
+    images = np.random.default_rng(0).random((2, 1, 8, 8), dtype=np.float32)
+    large = enlarge_digits(images)
+    assert large.shape == (2, 1, 28, 28) and large.dtype == np.float32
+    for row in range(3):
+        for column in range(3):  # each of the nine pixels that one became
+            assert np.array_equal(large[:, :, 2 + row : 26 : 3, 2 + column : 26 : 3], images)
+    frame = large.copy()
+    frame[:, :, 2:26, 2:26] = 0
+    assert frame.sum() == 0
+    assert enlarge_digits(large) is large
+
+
+@pytest.mark.parametrize("shape", [(2, 64), (2, 8, 8), (2, 3, 8, 8), (2, 1, 32, 32)], ids=str)
+def test_other_images_are_not_enlarged(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected images \(N, 1, 8, 8\) or .*, got"):
+        enlarge_digits(np.zeros(shape))
 
 
 # --- the command line

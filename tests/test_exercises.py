@@ -156,9 +156,7 @@ def test_not_started_is_skipped_wrong_fails_with_a_diagnosis_right_passes(made_u
     square.stub.write_text("def square_backward(dy, x):\n    return x * dy\n")
     wrong = by_test(run_tests([square], made_up))
     assert wrong["test_square"].status == "failed"
-    assert "dx: equals what comes out if you forgot the factor 2" in (
-        wrong["test_square"].message
-    )
+    assert "dx: equals what comes out if you forgot the factor 2" in (wrong["test_square"].message)
     assert wrong["test_square_at_zero"].status == "passed"
 
     square.stub.write_text("def square_backward(dy, x):\n    return 2 * x * dy\n")

@@ -197,6 +197,23 @@ def collate(batch: Any) -> Any:
     return batch
 
 
+def enlarge_digits(images: np.ndarray) -> np.ndarray:
+    """scikit-learn's digits (N, 1, 8, 8) in the size of MNIST, (N, 1, 28, 28).
+
+    Each pixel becomes 3x3, and a frame of 2 zeros goes around. Images that are (N, 1, 28, 28)
+    already come back as they are.
+
+    Raises:
+        ValueError: the images have another shape.
+    """
+    if images.ndim == 4 and images.shape[1:] == (1, 28, 28):
+        return images
+    if images.ndim != 4 or images.shape[1:] != (1, 8, 8):
+        raise ValueError(f"expected images (N, 1, 8, 8) or (N, 1, 28, 28), got {images.shape}")
+    large = images.repeat(3, axis=2).repeat(3, axis=3)  # (N, 1, 8, 8) -> (N, 1, 24, 24)
+    return np.pad(large, ((0, 0), (0, 0), (2, 2), (2, 2)))  # -> (N, 1, 28, 28)
+
+
 def dataset_info(name: str) -> DatasetInfo:
     """The registry's entry for ``name``.
 
