@@ -371,8 +371,6 @@ class Run:
             paper: the paper's own figures, by the names of our metrics.
             metrics: final figures besides those of the last :meth:`evaluate`.
         """
-        from utils.visualization import plot_loss_curves
-
         if self._nothing_left and (self.folder / "summary.json").exists():
             self._say("nothing was left to do; a larger --epochs goes on")
             return dict(json.loads((self.folder / "summary.json").read_text()))
@@ -400,14 +398,9 @@ class Run:
         self._metrics_file.flush()
         save_weights(self.folder / "model.safetensors", self._weights)
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        records = [r for r in read_metrics(self.folder) if "loss" in r]
-        if records:
-            curve = ([r["step"] for r in records], [r["loss"] for r in records])
-            title = f"{self.chapter} {self.level}: {self.model} on {self.options.data}"
-            # Single batches scatter; over thousands of steps they would be one solid band.
-            smooth = 0.98 if len(records) > 2000 else 0.9 if len(records) > 200 else 0.0
-            path = self.folder / "loss.png"
-            plot_loss_curves({"training": curve}, title=title, smooth=smooth, path=path)
+        draw_losses(
+            self.folder, f"{self.chapter} {self.level}: {self.model} on {self.options.data}"
+        )
         self._say(f"finished in {self.seconds():.1f} s; everything is in {self.folder}")
         return summary
 
@@ -465,6 +458,27 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def draw_losses(folder: Path, title: str) -> None:
+    """Draw ``loss.png`` of a run from its ``metrics.jsonl``."""
+    from utils.visualization import plot_loss_curves
+
+    records = [r for r in read_metrics(folder) if "loss" in r]
+    if not records:
+        return
+    losses = [r["loss"] for r in records]
+    # Single batches scatter; over thousands of steps they would be one solid band. And a loss that
+    # falls to a hundredth shows only its first steps on a linear axis.
+    smooth = 0.98 if len(records) > 2000 else 0.9 if len(records) > 200 else 0.0
+    log_scale = min(losses) > 0 and max(losses) > 50 * float(np.median(losses[-100:]))
+    plot_loss_curves(
+        {"training": ([r["step"] for r in records], losses)},
+        title=title,
+        smooth=smooth,
+        log_scale=log_scale,
+        path=folder / "loss.png",
+    )
 
 
 def versions() -> dict[str, str]:
