@@ -5,6 +5,8 @@ examples, where it must find the fault.
 """
 
 import ast
+import configparser
+import glob
 import re
 import subprocess
 import sys
@@ -640,3 +642,13 @@ def test_imports_may_follow_a_path_of_the_graph(tmp_path):
     three = {"03_Three/numpy/three_numpy.py": "import utils\nfrom one_numpy import x\n"}
     build(tmp_path, GOOD | three)
     assert l1_imports(tmp_path) == []  # 01 --> 02 --> 03
+
+
+def test_a_bare_pytest_collects_tests_and_every_chapter():
+    ini = configparser.ConfigParser()
+    ini.read(ROOT / "pytest.ini")
+    patterns = ini["pytest"]["testpaths"].split()
+    found = {Path(path).resolve() for p in patterns for path in glob.glob(str(ROOT / p))}
+    # pytest refuses to start when a pattern matches a file that holds no tests, such as a document.
+    assert all(path.is_dir() for path in found), sorted(p.name for p in found if p.is_file())
+    assert {ROOT / "tests", *chapters(ROOT)} <= found
