@@ -1,5 +1,6 @@
 """The checking machinery itself: gradient check, parity, perturbation, weights, options."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,15 @@ from utils.gradient_check import (
     numerical_gradient,
     relative_error,
 )
-from utils.options import RunOptions, command_line, from_json, option, parse_options, to_json
+from utils.options import (
+    RunOptions,
+    TrainerOptions,
+    command_line,
+    from_json,
+    option,
+    parse_options,
+    to_json,
+)
 from utils.parity import (
     ParityError,
     Result,
@@ -302,3 +311,214 @@ def test_the_recorded_command_names_no_place_of_this_machine():
     assert command_line(words) == "python 02_MLP/numpy/train.py --data mnist"
     assert command_line(["/somewhere/else/train.py"]) == "python train.py"
     assert command_line(["train.py", "--hidden", ""]) == "python train.py --hidden ''"
+
+
+class Affine:
+    def __init__(self, size=1.0):
+        self.params, self.size = {"a": RNG.standard_normal(3), "b": RNG.standard_normal(3)}, size
+
+    def forward(self, x, power=1):
+        self.x = x**power
+        return self.size * (self.params["a"] * self.x + self.params["b"])
+
+    def backward(self, dy):
+        return {"a": self.size * (dy * self.x).sum(axis=0), "b": self.size * dy.sum(axis=0)}
+
+
+class Wrong(Affine):
+    def backward(self, dy):
+        grads = super().backward(dy)
+        return grads | {"b": 1.00001 * grads["b"]}
+
+
+def test_check_model_names_a_wrong_gradient_and_obeys_its_arguments():
+    x = RNG.standard_normal((2, 3))
+    with pytest.raises(GradientMismatch, match="db: relative error"):
+        check_model(Wrong(), x)
+    assert check_model(Wrong(), x, tolerance=1e-3)["b"] == pytest.approx(1e-5, rel=1e-2)
+    assert max(check_model(Affine(), x, power=2).values()) < 1e-7
+
+
+def test_check_model_does_not_use_an_upstream_gradient_of_ones():
+    class Softmax:
+        def __init__(self):
+            self.params = {"a": RNG.standard_normal(4)}
+
+        def forward(self, x):
+            return np.exp(self.params["a"]) / np.exp(self.params["a"]).sum()
+
+        def backward(self, dy):
+            return {"a": np.zeros_like(dy)}
+
+    with pytest.raises(GradientMismatch):
+        check_model(Softmax(), np.zeros(1))
+
+
+def test_the_upstream_gradient_is_not_what_tests_draw_from_seed_0():
+    def unit(x):  # its gradient along x is zero
+        return x / np.sqrt((x * x).sum()), ()
+
+    with pytest.raises(GradientMismatch):
+        check_backward(
+            unit,
+            lambda dy, cache: np.zeros_like(dy),
+            {"x": np.random.default_rng(0).standard_normal(5)},
+        )
+
+
+def test_small_gradients_are_compared_relatively():
+    with pytest.raises(GradientMismatch, match="dx"):
+        check_backward(
+            lambda x: (3e-8 * x, ()),
+            lambda dy, cache: 6e-8 * dy,
+            {"x": RNG.standard_normal((3, 4))},
+        )
+
+
+def test_further_arguments_reach_forward_and_the_inputs_stay():
+    x = RNG.standard_normal((3, 4))
+    x.flags.writeable = False
+    errors = check_backward(
+        lambda x, power=1: (x**power, (x, power)),
+        lambda dy, cache: dy * cache[1] * cache[0] ** (cache[1] - 1),
+        {"x": x},
+        power=3,
+    )
+    assert errors["x"] < 1e-7
+
+
+def test_every_input_is_checked():
+    x, y = RNG.standard_normal(3), RNG.standard_normal(3)
+    with pytest.raises(GradientMismatch, match="dy"):
+        check_backward(lambda x, y: (x * y, (x, y)), lambda d, c: (d * c[1], d), {"x": x, "y": y})
+
+
+# --- parity
+
+
+def test_parity_uses_the_tolerance_asked_for_and_refuses_further_names():
+    want = Result(np.ones(2), 1.0, {"a": np.ones(3)})
+    near = Result(np.ones(2) + 1e-6, 1.0 + 1e-6, {"a": np.ones(3) + 1e-6})
+    assert_parity(near, want, tol=1e-5)
+    with pytest.raises(ParityError):
+        assert_parity(near, want)
+    with pytest.raises(ParityError, match="gradient names differ: b"):
+        assert_parity(Result(np.ones(2), 1.0, want.grads | {"b": np.ones(1)}), want)
+    with pytest.raises(ParityError, match=r"missing \[\], unexpected \['b'\]"):
+        assert_same({"a": np.ones(1), "b": np.ones(1)}, {"a": np.ones(1)})
+
+
+def test_max_difference_takes_the_larger_scale_and_refuses_infinities():
+    assert max_difference(np.array([2.0]), np.array([1.0])) == 0.5
+    assert max_difference(np.array([1.0]), np.array([2.0])) == 0.5
+    infinite = np.array([np.inf])
+    assert max_difference(infinite, infinite) == np.inf
+
+
+def test_perturb_draws_anew_for_each_tensor():
+    arrays = {"a": np.zeros((3, 4)), "b": np.zeros((3, 4))}
+    perturb(arrays)
+    assert not np.array_equal(arrays["a"], arrays["b"])
+
+
+# --- weights
+
+
+def test_a_transposed_matrix_does_not_fit():
+    target = {"a": np.zeros((2, 3))}
+    with pytest.raises(ValueError, match=r"a: expected shape \(2, 3\), got \(3, 2\)"):
+        load_into(target, {"a": np.ones((3, 2))})
+    with pytest.raises(ValueError, match="unexpected b"):
+        load_into(target, {"a": np.ones((2, 3)), "b": np.ones(1)})
+    assert not target["a"].any()
+
+
+def test_integers_stay_integers():
+    assert to_numpy(torch.nn.BatchNorm1d(4), np.float64)["num_batches_tracked"].dtype == np.int64
+
+
+def test_a_file_holds_metadata_and_the_values_of_any_memory_layout(tmp_path):
+    from safetensors import safe_open
+
+    weight = np.arange(6.0).reshape(2, 3)
+    file = save_weights(
+        tmp_path / "x.safetensors", {"t": weight.T, "s": weight[:, ::2]}, {"step": 3}
+    )
+    loaded = load_weights(file)
+    assert np.array_equal(loaded["t"], weight.T) and np.array_equal(loaded["s"], weight[:, ::2])
+    with safe_open(str(file), "numpy") as opened:
+        assert json.loads(opened.metadata()["step"]) == 3
+
+
+# --- options
+
+
+@dataclass(frozen=True)
+class Picky(RunOptions):
+    width: int = option(3, "width")
+
+    def __post_init__(self):
+        if self.width == 13:
+            raise ValueError("expected another width, got 13")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--seed", "1"], 2),
+        (["--batch-size", "1"], 2),
+        (["--limit", "1"], 2),
+        (["--width", "1"], 2),
+        (["--epochs", "9"], 2),
+        (["--epochs", "11"], 0),
+        (["--device", "cpu"], 0),
+        (["--data-dir", "x"], 0),
+        (["--out", "x"], 0),
+    ],
+)
+def test_resume_lets_only_what_teaches_nothing_else_change(tmp_path, words, code):
+    @dataclass(frozen=True)
+    class Torch(Picky, TrainerOptions):
+        pass
+
+    (tmp_path / "config.json").write_text(json.dumps({"options": to_json(Torch())}))
+    words = ["--resume", str(tmp_path), *words]
+    if code == 0:
+        assert str(getattr(parse_options(Torch, words), words[2][2:].replace("-", "_"))) == words[3]
+    else:
+        with pytest.raises(SystemExit):
+            parse_options(Torch, words)
+
+
+def test_a_bad_value_that_the_options_themselves_refuse_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_options(Picky, ["--width", "13"])
+    assert stopped.value.code == 2
+    assert "error: expected another width, got 13\n" in capsys.readouterr().err
+
+
+def test_resuming_another_scripts_run_names_the_option(tmp_path, capsys):
+    stored = to_json(RunOptions()) | {"height": 3}
+    (tmp_path / "config.json").write_text(json.dumps({"options": stored}))
+    with pytest.raises(SystemExit):
+        parse_options(Picky, ["--resume", str(tmp_path)])
+    assert "unknown options height" in capsys.readouterr().err
+
+
+def test_the_recorded_command_has_no_run_folder():
+    assert (
+        command_line(["/x/train.py", "--resume", "runs/a", "--epochs", "3"])
+        == "python train.py --epochs 3"
+    )
+    assert command_line(["/x/train.py", "--resume=runs/a", "--out", "b"]) == "python train.py"
+
+
+def test_defaults_that_every_script_inherits():
+    o = TrainerOptions()
+    assert (o.lr, o.seed, o.limit, o.epochs, o.batch_size) == (0.1, 0, 0, 10, 64)
+    assert (o.grad_accumulation, o.clip_norm, o.checkpoint_steps, o.mixed_precision) == (
+        1,
+        0.0,
+        0,
+        "no",
+    )

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import hashlib
 import http.server
+import socket
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import utils
 from utils import data_loaders
@@ -430,7 +432,6 @@ def test_nothing_to_download() -> None:
 
 
 def test_batches_are_whole_and_in_order() -> None:
-    import torch
     from torch.utils.data import DataLoader
 
     data = load_dataset("iris", "test")
@@ -532,3 +533,75 @@ def test_ctrl_c_during_a_download(monkeypatch, capsys) -> None:
     monkeypatch.setattr(data_loaders, "download", stopped)
     assert main(["--download", "mnist"]) == 130
     assert "not kept" in capsys.readouterr().err
+
+
+def test_train_and_test_of_moons_are_different_points_and_the_upper_moon_is_above():
+    data = load_arrays("moons")
+    assert not {tuple(p) for p in data.x_train} & {tuple(p) for p in data.x_test}
+    upper, lower = (data.x_train[data.y_train == k, 1] for k in (0, 1))
+    assert data.classes == ("upper", "lower") and upper.mean() > lower.mean() + 0.5
+    # The half circles, without noise, are at 1 from (0, 0) and at 1 from (1, 0.5).
+    away = np.hypot(*(data.x_train - np.where(data.y_train[:, None] == 0, [0, 0], [1, 0.5])).T)
+    assert 0.18 < (away - 1).std() < 0.22
+
+
+def test_class_names_are_those_of_their_labels():
+    xor, symmetry = load_arrays("xor"), load_arrays("symmetry")
+    assert xor.classes == ("equal", "different") and symmetry.classes == (
+        "not symmetric",
+        "symmetric",
+    )
+    assert load_arrays("iris").classes == ("setosa", "versicolor", "virginica")
+
+
+def test_fashion_mnist_has_torchvisions_classes(register, tiny, tmp_path, monkeypatch):
+    import dataclasses
+
+    from torchvision.datasets import FashionMNIST
+
+    zipped = register()
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in zipped.items():
+        (raw / name).write_bytes(content)
+    entry = dataclasses.replace(DATASETS["fashion-mnist"], files=DATASETS["mnist"].files)
+    monkeypatch.setitem(DATASETS, "fashion-mnist", entry)
+    assert list(load_arrays("fashion-mnist", tmp_path).classes) == FashionMNIST.classes
+
+
+@pytest.mark.parametrize("name", ["digits", "breast-cancer", "iris", "wine"])
+def test_every_class_keeps_its_share(name):
+    data = load_arrays(name)
+    whole = np.bincount(np.concatenate([data.y_train, data.y_test]))
+    wanted = whole * len(data.y_test) / whole.sum()
+    assert np.abs(np.bincount(data.y_test) - wanted).max() < 1
+
+
+def test_the_splits_do_not_depend_on_the_process():
+    # Measured once; another split would make every figure in results/ that of other data.
+    assert load_arrays("digits").y_test[:10].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
+
+
+def test_a_dataset_is_of_its_split_seed_and_folder(register, tiny, tmp_path):
+    for split in ("train", "test"):
+        data, got = load_arrays("moons", seed=3), load_dataset("moons", split, seed=3)
+        np.testing.assert_array_equal(got.tensors[0], getattr(data, f"x_{split}"))
+        np.testing.assert_array_equal(got.tensors[1], getattr(data, f"y_{split}"))
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in register().items():
+        (raw / name).write_bytes(content)
+    assert len(load_dataset("mnist", "train", tmp_path)) == 5
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("DATA_DIR", "~/sets")
+    assert data_folder() == Path.home() / "sets"
+
+
+def test_a_download_puts_the_socket_timeout_back(register, tmp_path):
+    register()
+    before = socket.getdefaulttimeout()
+    with pytest.raises(data_loaders.DownloadFailed):
+        download("mnist", tmp_path)
+    assert socket.getdefaulttimeout() == before

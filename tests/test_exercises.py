@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from utils import ROOT, chapters
 from utils.exercises import (
     Exercise,
     Outcome,
+    back_up,
     diagnose,
     find_exercise,
     find_exercises,
@@ -24,6 +26,7 @@ from utils.exercises import (
     stub_state,
     write_stubs,
 )
+from utils.exercises import main as exercises_main
 
 SOLUTION = '''\
 """Solution: the derivative of x**2 (eq. 42.1)."""
@@ -359,7 +362,6 @@ def test_diagnosis_names_the_mistake(got, message):
 
 
 def test_diagnosis_reads_tensors():
-    import torch
 
     wrong = {"forgot to divide by B": torch.tensor(WANT) * 4}
     got = (torch.tensor(WANT) * 4).requires_grad_()
@@ -524,3 +526,47 @@ def test_solutions_are_read_by_exercise_tests_only():
 def test_backups_are_ignored_by_git():
     if "*.bak" not in (ROOT / ".gitignore").read_text().splitlines():
         hold([".gitignore: the line *.bak is missing (learners' old versions of exercises)"])
+
+
+def test_the_tolerance_is_relative_to_the_right_answer_and_small():
+    want = np.array([1.0, 2.0, 3.0])
+    diagnose(want * (1 + 5e-10), want)
+    for wrong in (want + 1e-8, np.array([1.0 + 1e-8, 2.0, 3.0])):
+        with pytest.raises(AssertionError):
+            diagnose(wrong, want)
+    with pytest.raises(AssertionError):
+        diagnose(np.array([1e9, 2.0 + 0.1]), np.array([1e9 * 0, 2.0]))  # got's size must not matter
+
+
+def test_one_passed_test_of_two_is_not_done(made_up):
+    square, cube = find_exercises(made_up)
+    square.stub.write_text("def square_backward(dy, x):\n    return x * dy\n")  # right at 0 only
+    assert progress(made_up) == {square.label: "started", cube.label: "not started"}
+
+
+def test_check_fails_while_a_test_fails(made_up):
+    square = find_exercises(made_up)[0]
+    square.stub.write_text("def square_backward(dy, x):\n    return x * dy\n")
+    assert exercises_main(["check", "42/ex01"], made_up) == 1
+
+
+def test_two_backups_in_one_second_are_both_kept(tmp_path):
+    kept = []
+    for text in ("one", "two", "three"):
+        (tmp_path / "a.py").write_text(text)
+        kept.append(back_up(tmp_path / "a.py"))
+    assert [path.read_text() for path in kept] == ["one", "two", "three"]
+
+
+def test_a_file_with_one_region_written_is_somebodys_work(made_up):
+    cube = find_exercises(made_up)[1]
+    two = "\n\n".join(
+        f"def {name}():\n    # --- your code: {name}\n    return {i}\n    # --- end\n"
+        for i, name in enumerate("ab", start=1)
+    )
+    cube.solution.write_text(two)
+    cube.stub.write_text(
+        make_stub(two).replace('    raise NotImplementedError("a")', "    return 1")
+    )
+    assert stub_state(cube, made_up) == "changed"
+    assert exercises_main(["sync"], made_up) == 1 and "return 1" in cube.stub.read_text()

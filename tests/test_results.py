@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import utils
 import utils.results
+from utils import results
 from utils.results import (
     BETTER,
     END,
@@ -246,3 +248,44 @@ def test_metrics_in_print(name, value, text):
 )
 def test_times_in_print(seconds, text):
     assert format_time(seconds) == text
+
+
+def write_summary(root, name, **changes):
+    return results.add(run_folder(root, name, **changes), name=name, root=root)
+
+
+def test_the_front_page_takes_the_lower_loss_where_there_is_no_accuracy(repository):
+    for name, loss in (("low", 1.0), ("high", 2.0)):
+        write_summary(repository, name, metrics={"test_loss": loss, "train_loss": 0.5})
+    front = results.root_block(results.load_summaries(repository))
+    assert "test loss 1 |" in front and "test loss 2" not in front and "train loss" not in front
+
+
+def test_rows_are_in_the_order_of_the_levels_and_show_notes(repository):
+    for level in ("paper", "numpy", "pytorch_lowlevel"):
+        write_summary(repository, f"of-{level.replace('_', '-')}", level=level, note="a | b")
+    table = results.chapter_block(results.load_summaries(repository))
+    assert [row.split(" | ")[0] for row in table.splitlines()[2:]] == ["| L1", "| L2", "| L3"]
+    assert table.count(r"a \| b |") == 3
+
+
+def test_a_name_is_no_path(repository):
+    with pytest.raises(ValueError, match="expected a name of small letters"):
+        results.add(run_folder(repository), name="../x", root=repository)
+
+
+def test_true_is_no_metric(repository):
+    with pytest.raises(ValueError, match="metrics.solved: expected a finite number, got True"):
+        results.add(run_folder(repository, metrics={"solved": True}), root=repository)
+
+
+def test_two_blocks_are_an_error():
+    block = f"{results.START}\n{results.END}\n"
+    with pytest.raises(ValueError, match="expected one block"):
+        results.fill_block(block + block, "x", "README.md")
+
+
+def test_the_papers_task_comes_before_a_better_accuracy(repository):
+    write_summary(repository, "easy", metrics={"test_accuracy": 0.99})
+    write_summary(repository, "hard", metrics={"test_accuracy": 0.9}, paper={"test_accuracy": 0.9})
+    assert "90.00 %" in results.root_block(results.load_summaries(repository))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import torch
 import utils
 from utils.checkpoints import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
 from utils.data_loaders import ArrayDataset
+from utils.exercises import load_module
 from utils.options import TrainerOptions
 from utils.runs import Interrupted, NonFiniteLoss, Run, read_metrics, run_script
 from utils.training_utils import (
+    _seed_step,
     accuracy,
     constant,
     cosine,
@@ -559,3 +562,283 @@ def test_accuracy_counts_and_restores_the_mode():
     x = torch.eye(4)[[0, 1, 2, 3, 3]]
     assert accuracy(model, ArrayDataset(x, torch.tensor([0, 1, 2, 3, 0])), batch_size=2) == 0.8
     assert model.training
+
+
+def training(options, stop_at=None, number=signal.SIGINT):
+    params = {"w": np.ones((3, 2))}
+    with Run(options, str(SCRIPT), model="toy", quiet=True) as run:
+        run.restore(params, {})
+        for _ in run.epochs():
+            for _ in run.batches(20):
+                params["w"] -= 0.01 * (params["w"] + run.rng().standard_normal((3, 2)))
+                if run.step + 1 == stop_at:
+                    signal.raise_signal(number)
+                run.log(loss=(params["w"] ** 2).sum())
+            run.evaluate(norm=np.abs(params["w"]).max())
+        summary = run.finish(paper={"norm": 0.5}, last=1.0)
+    return run.folder, summary
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+# --- runs
+
+
+def test_the_summary_has_the_last_metrics_the_mean_loss_and_the_papers_figures(tmp_path):
+    folder, _ = training(Small(out=tmp_path))
+    records = read_metrics(folder)
+    summary = summary_of(folder)
+    mean = np.mean([r["loss"] for r in records if "loss" in r][-3:])  # of the last epoch
+    norm = [r["norm"] for r in records if "norm" in r][-1]
+    assert summary["metrics"] == {"norm": norm, "train_loss": pytest.approx(mean), "last": 1.0}
+    assert summary["paper"] == {"norm": 0.5}
+
+
+@pytest.mark.parametrize("stop_at", [4, 8, 9])
+def test_a_resumed_run_has_the_same_summary_and_counts_all_its_seconds(tmp_path, stop_at):
+    _, whole = training(Small(out=tmp_path / "whole"))
+    with pytest.raises(Interrupted):
+        training(Small(out=tmp_path / "cut"), stop_at)
+    (folder,) = (tmp_path / "cut").glob("*/*")
+    manifest = latest_checkpoint(folder / "checkpoints") / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["progress"]["seconds"] = 1000.0
+    manifest.write_text(json.dumps(content))
+    _, resumed = training(Small(resume=folder))
+    assert resumed["metrics"] == whole["metrics"]
+    assert 1000 <= resumed["duration_s"] < 1100
+
+
+def test_a_finished_run_resumed_without_more_epochs_keeps_its_metrics(tmp_path):
+    folder, whole = training(Small(out=tmp_path))
+    _, again = training(Small(resume=folder))
+    assert again["metrics"] == whole["metrics"]
+
+
+def test_noise_depends_on_seed_and_step_and_is_not_the_shuffle(tmp_path):
+    draws = {}
+    for seed in (0, 1):
+        with Run(Small(out=tmp_path, seed=seed), str(SCRIPT), "toy", quiet=True) as run:
+            run.restore({"w": np.zeros(1)})
+            for _ in run.epochs():
+                for index in run.batches(8):
+                    assert not np.array_equal(run.rng().permutation(8), index)
+                    assert run.rng().random() == run.rng().random()  # of one step: the same
+                    draws[seed, run.step] = run.rng().random()
+                    run.log(loss=1.0)
+    assert len(set(draws.values())) == len(draws) == 6
+
+
+@pytest.mark.parametrize(("n", "limit", "steps"), [(20, 0, 3), (16, 0, 2), (20, 9, 2), (5, 9, 1)])
+def test_steps_per_epoch_are_the_batches(tmp_path, n, limit, steps):
+    with Run(Small(out=tmp_path, limit=limit), str(SCRIPT), "toy", quiet=True) as run:
+        run.restore({"w": np.zeros(1)})
+        assert run.steps_per_epoch(n) == len(list(run.batches(n))) == steps
+
+
+def test_the_last_epoch_is_saved_and_older_checkpoints_go(tmp_path):
+    folder, _ = training(Small(out=tmp_path))
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00000009"]
+
+
+def test_parameters_are_those_that_are_trained(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    model[0].bias.requires_grad_(False)
+    with Run(Small(out=tmp_path), str(PAPER_SCRIPT), "toy", quiet=True) as run:
+        run.restore(model)
+    assert run.parameters == 3 * 4 + 2 * 4
+
+
+def test_sigterm_saves_too(tmp_path):
+    with pytest.raises(Interrupted, match="stopped at step 4"):
+        training(Small(out=tmp_path), 4, signal.SIGTERM)
+
+
+def test_a_metrics_line_that_was_cut_off_does_not_stop_the_resume(tmp_path):
+    with pytest.raises(Interrupted):
+        training(Small(out=tmp_path), 4)
+    (folder,) = tmp_path.glob("*/*")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    training(Small(resume=folder))
+    assert [r["step"] for r in read_metrics(folder) if "loss" in r] == list(range(1, 10))
+
+
+# --- checkpoints
+
+
+def save(folder, step):
+    return save_checkpoint(folder, step, "me", {"w": np.full(2, float(step))}, {}, {"step": step})
+
+
+def test_the_same_step_can_be_saved_again(tmp_path):
+    save(tmp_path, 1)
+    save_checkpoint(tmp_path, 1, "me", {"w": np.zeros(2)}, {}, {"step": 1})
+    assert load_checkpoint(latest_checkpoint(tmp_path), "me").weights["w"].tolist() == [0, 0]
+
+
+def test_the_newest_of_two_checkpoints_is_taken(tmp_path):
+    # A process that is killed between the renaming and the tidying leaves two.
+    for step in (9, 10):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    assert latest_checkpoint(tmp_path).name == "step-00000010"
+
+
+def test_ctrl_c_while_writing_leaves_the_last_checkpoint_alone(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    for name in ("torch.save", "os.replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                save(tmp_path, 2)
+        assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_every_file_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append("flush") or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda *a: calls.append("rename") or replace(*a))
+    save(tmp_path, 1)
+    assert calls[-1] == "rename" and calls.count("flush") >= 3
+
+
+# --- the shared loop
+
+
+def run_fit(
+    tmp_path, loss, model=None, groups=None, schedule=None, evaluate=None, after=None, **options
+):
+    model = model or torch.nn.Linear(6, 2)
+    optimizer = torch.optim.SGD(groups(model) if groups else model.parameters(), lr=0.1)
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    data = ArrayDataset(x, (x.sum(dim=1) > 0).long())
+    o = Small(out=tmp_path, **options)
+    with Run(o, str(PAPER_SCRIPT), "toy", quiet=True) as run:
+        got = fit(model, loss, data, o, run, optimizer, schedule, evaluate, after)
+    return got, optimizer, read_metrics(run.folder)
+
+
+def plain(model, batch):
+    return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_each_step_and_process_draws_its_own_dropout(tmp_path):
+    drawn = []
+
+    def loss(model, batch):
+        drawn.append(torch.rand(1).item())
+        return plain(model, batch)
+
+    run_fit(tmp_path, loss)
+    assert len(set(drawn)) == len(drawn) == 9
+
+    def draw(*key):
+        _seed_step(*key)
+        return torch.rand(1).item()
+
+    assert draw(0, 1, 0) == draw(0, 1, 0)
+    assert len({draw(*key) for key in [(0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1)]}) == 4
+
+
+def test_the_schedule_reaches_every_group(tmp_path):
+    def groups(model):
+        return [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.01}]
+
+    _, optimizer, _ = run_fit(tmp_path, plain, groups=groups, schedule=lambda step: 0.5)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.05, 0.005])
+
+
+def test_training_mode_in_training_and_eval_mode_in_evaluation(tmp_path):
+    modes = []
+
+    def loss(model, batch):
+        modes.append(model.training)
+        return plain(model, batch)
+
+    got, _, _ = run_fit(
+        tmp_path, loss, evaluate=lambda model, device: modes.append(model.training) or {}
+    )
+    assert modes == 3 * [True, True, True, False]
+    assert not got.training
+
+
+def test_after_step_sees_the_new_weights(tmp_path):
+    seen = []
+    model = torch.nn.Linear(6, 2)
+    before = model.weight.detach().clone()
+    run_fit(
+        tmp_path, plain, model, after=lambda m: seen.append(m.weight.detach().clone()), epochs=1
+    )
+    assert not torch.equal(seen[0], before) and torch.equal(seen[-1], model.weight)
+
+
+def test_logged_metrics_are_means_over_examples_however_the_batch_was_cut(tmp_path):
+    def loss(model, batch):
+        return plain(model, batch), {"mean": batch[0].mean()}
+
+    torch.manual_seed(0)
+    _, _, whole = run_fit(tmp_path / "a", loss, epochs=1)
+    _, _, cut = run_fit(tmp_path / "b", loss, epochs=1, grad_accumulation=3)
+    assert [r["mean"] for r in cut if "mean" in r] == pytest.approx(
+        [r["mean"] for r in whole if "mean" in r], rel=1e-4
+    )
+
+
+def test_set_seed_reaches_all_three_libraries():
+    def draw():
+        generator = set_seed(3)
+        return [
+            random.random(),
+            np.random.rand(),
+            torch.rand(1).item(),
+            torch.rand(1, generator=generator).item(),
+        ]
+
+    assert draw() == draw()
+    assert torch.equal(
+        torch.rand(2, generator=set_seed(3)),
+        torch.rand(2, generator=torch.Generator().manual_seed(3)),
+    )
+
+
+SCRIPTS = [
+    ("02_MLP/numpy", "--optimizer adam --dropout 0.3 --hidden 8"),
+    ("02_MLP/numpy", "--optimizer momentum --dropout 0.3 --hidden 8"),
+    ("02_MLP/pytorch_lowlevel", "--optimizer adamw --dropout 0.3 --hidden 8 --device cpu"),
+    ("02_MLP/pytorch_lowlevel", "--optimizer momentum --dropout 0.3 --hidden 8 --device cpu"),
+    ("02_MLP/paper", "--width 8 --dropout 0.3 --device cpu"),
+]
+
+
+@pytest.mark.parametrize(("level", "words"), SCRIPTS)
+def test_a_script_that_is_stopped_and_resumed_is_the_same_run(tmp_path, monkeypatch, level, words):
+    script = load_module(utils.ROOT / level / "train.py", f"train_{level.replace('/', '_')}")
+    words = [*["--epochs", "2", "--limit", "100"], *words.split()]
+    script.main([*words, "--out", str(tmp_path / "whole")])
+    stop = 600 if "xor" in words else 5  # xor is learnt before, within an epoch for the others
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "should_stop", lambda self: self.step == stop)
+        with pytest.raises(Interrupted):
+            script.main([*words, "--out", str(tmp_path / "cut")])
+    whole, cut = (next((tmp_path / name).glob("*/*")) for name in ("whole", "cut"))
+    script.main(["--resume", str(cut)])
+    want, got = (load_weights(folder / "model.safetensors") for folder in (whole, cut))
+    assert all(np.array_equal(got[name], want[name]) for name in want)
+    assert read_metrics(cut) == read_metrics(whole)
+
+
+@pytest.mark.parametrize("level", ["numpy", "pytorch_lowlevel", "paper"])
+def test_the_data_folder_asked_for_is_looked_in(tmp_path, level):
+    from utils.data_loaders import DatasetMissing
+
+    script = load_module(utils.ROOT / "02_MLP" / level / "train.py", f"train_{level}")
+    with pytest.raises(DatasetMissing) as caught:
+        script.main(["--data", "mnist", "--data-dir", str(tmp_path)])
+    assert str(tmp_path) in str(caught.value)

@@ -352,3 +352,35 @@ def test_no_pyplot_no_display_no_torch(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=utils.ROOT)
     assert (tmp_path / "loss.png").stat().st_size > 1000
+
+
+def test_a_region_has_the_colour_of_its_points():
+    from matplotlib.colors import to_rgb
+
+    x = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    figure = plot_decision_boundary(
+        lambda p: np.clip(p[:, 0].round(), 0, 2).astype(int), x, [0, 1, 2]
+    )
+    axes = figure.axes[0]
+    image = axes.get_images()[0]
+    for k, points in enumerate(axes.collections):
+        assert image.cmap(image.norm(k))[:3] == pytest.approx(to_rgb(COLOURS[k]))
+        assert tuple(points.get_facecolor()[0][:3]) == pytest.approx(to_rgb(COLOURS[k]))
+
+
+def test_uint8_colours_are_drawn_as_they_are():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5), dtype=np.uint8)
+    shown = plot_image_grid(images).axes[1].get_images()[0].get_array()
+    np.testing.assert_array_equal(shown, images[1].transpose(1, 2, 0))
+
+
+def test_counts_can_be_read_on_dark_cells():
+    texts = plot_confusion_matrix([0, 0, 0, 1, 1], [0, 0, 1, 1, 1]).axes[0].texts
+    assert [t.get_color() for t in texts] == ["white", "black", "white"]
+
+
+def test_a_picture_has_enough_pixels(tmp_path):
+    from matplotlib.image import imread
+
+    plot_loss_curves({"a": [1.0, 2.0]}, path=tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").shape[:2] == (480, 768)  # 6.4 x 4 inches at 120

@@ -20,12 +20,14 @@ from mlp_numpy import (
     linear_backward,
     linear_forward,
     relu_forward,
+    sigmoid_forward,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
 from optimizers_numpy import SGD, Adam, AdamW
 from utils.gradient_check import GradientMismatch, check_backward, check_model
 from utils.parity import max_difference, perturb
+from utils.weights import load_into
 
 RNG = np.random.default_rng(0)
 
@@ -310,5 +312,123 @@ def test_optimisers_do_not_change_the_gradients():
     ],
 )
 def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu"])
+def test_the_gradient_at_the_kink_is_torchs(name):
+    x = np.array([-1.0, -0.0, 0.0, 2.0])
+    tensor = torch.from_numpy(x).requires_grad_()
+    getattr(torch.nn.functional, name)(tensor).sum().backward()
+    forward, backward = ACTIVATIONS[name]
+    assert np.array_equal(backward(np.ones(4), forward(x)[1]), tensor.grad.numpy())
+
+
+def test_dropout_acts_after_the_activation_of_hidden_units_and_not_on_the_outputs():
+    model = MLP(MLPConfig((5, 6, 7, 4), "sigmoid", dropout=0.3), np.random.default_rng(0))
+    h = x = RNG.standard_normal((3, 5))
+    rng = np.random.default_rng(1)
+    for i in range(3):
+        h, _ = linear_forward(
+            h, model.params[f"layers.{i}.weight"], model.params[f"layers.{i}.bias"]
+        )
+        if i < 2:
+            h, _ = dropout_forward(sigmoid_forward(h)[0], 0.3, rng, train=True)
+    assert np.array_equal(model.forward(x, train=True, rng=np.random.default_rng(1)), h)
+
+
+def test_no_rng_is_needed_at_rate_zero():
+    model = MLP(MLPConfig((5, 6, 4)), np.random.default_rng(0))
+    x = RNG.standard_normal((3, 5))
+    assert np.array_equal(model.forward(x, train=True), model.forward(x))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_new_model_has_the_initialisation_of_its_activation(activation):
+    config = MLPConfig((600, 400, 400, 400), activation)
+    params = MLP(config, np.random.default_rng(0)).params
+    for i, (D, M) in enumerate([(600, 400), (400, 400), (400, 400)]):
+        weight = params[f"layers.{i}.weight"]
+        glorot = activation in ("sigmoid", "tanh")
+        assert weight.shape == (M, D)
+        assert abs(weight.var() * (D + M if glorot else D) / 2 - 1) < 0.02
+        # a uniform distribution ends at sqrt(3) standard deviations; a normal one goes on
+        assert (np.abs(weight).max() < 1.8 * weight.std()) == glorot
+        assert not params[f"layers.{i}.bias"].any()
+    assert not np.array_equal(params["layers.1.weight"], params["layers.2.weight"])
+    again, other = (MLP(config, np.random.default_rng(seed)).params for seed in (0, 1))
+    assert all(np.array_equal(params[name], again[name]) for name in params)
+    assert not np.array_equal(params["layers.0.weight"], other["layers.0.weight"])
+
+
+def test_he_counts_all_axes_but_the_first():
+    weight = he_normal((200, 10, 5, 3), np.random.default_rng(0))  # a convolution's
+    assert abs(weight.var() / (2 / 150) - 1) < 0.03
+
+
+def test_defaults():
+    assert MLPConfig() == MLPConfig((64, 128, 10), "relu", None, 0.0)
+    params = {"a": np.ones(1)}
+    for rule, decay in ((Adam, 0.0), (AdamW, 0.01)):
+        o = rule(params)
+        assert (o.lr, o.betas, o.eps, o.weight_decay) == (1e-3, (0.9, 0.999), 1e-8, decay)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: SGD(p, 0.1, 0.9), lambda p: Adam(p, 0.1), lambda p: AdamW(p, 0.1)],
+    ids=["momentum", "adam", "adamw"],
+)
+def test_state_holds_all_that_a_resumed_training_needs(make):
+    """Five steps, then five by a new optimiser that got only ``state``: the same as ten."""
+    grads = [{"a": RNG.standard_normal(4)} for _ in range(10)]
+    whole, cut = {"a": np.ones(4)}, {"a": np.ones(4)}
+    one, first = make(whole), make(cut)
+    for g in grads:
+        one.step(g)
+    for g in grads[:5]:
+        first.step(g)
+    second = make(cut)
+    load_into(second.state, {name: np.array(a) for name, a in first.state.items()})
+    for g in grads[5:]:
+        second.step(g)
+    assert np.array_equal(cut["a"], whole["a"])
+
+
+def test_a_training_in_float32_stays_in_float32():
+    for make in (lambda p: SGD(p, 0.1, 0.9, 0.1), lambda p: Adam(p, weight_decay=0.1), AdamW):
+        params = {"a": np.ones(4, dtype=np.float32)}
+        optimizer = make(params)
+        optimizer.step({"a": np.ones(4, dtype=np.float32)})
+        assert params["a"].dtype == np.float32
+        assert {s.dtype for n, s in optimizer.state.items() if n != "step"} == {
+            np.dtype(np.float32)
+        }
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: MLPConfig((5, 4), dropout=-0.1), r"expected dropout in \[0, 1\), got -0.1"),
+        (
+            lambda: MLPConfig((5, 4), output_activation="swish"),
+            "expected an activation of .*, got 'swish'",
+        ),
+        (
+            lambda: MLP(MLPConfig((5, 4)), RNG).forward(np.ones(5)),
+            r"expected inputs \(B, 5\), got \(5,\)",
+        ),
+        (
+            lambda: MLP(MLPConfig((5, 4)), RNG).forward(np.ones((2, 3, 5))),
+            r"\(B, 5\), got \(2, 3, 5\)",
+        ),
+        (
+            lambda: softmax_cross_entropy_forward(np.ones((2, 3)), np.array([-1, 2])),
+            "expected labels 0 to 2, got -1 to 2",
+        ),
+    ],
+)
+def test_bad_input_too(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -288,3 +288,53 @@ def test_images_are_flattened():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_new_model_has_the_initialisation_of_its_activation(activation):
+    torch.manual_seed(0)
+    model = MLP(MLPConfig((600, 400, 400), activation))
+    glorot = activation in ("sigmoid", "tanh")
+    for layer in model.layers:
+        M, D = layer.weight.shape
+        assert abs(layer.weight.var().item() * (D + M if glorot else D) / 2 - 1) < 0.02
+        assert (layer.weight.abs().max() < 1.8 * layer.weight.std()).item() == glorot
+        assert not layer.bias.any()
+
+
+def test_presets_and_defaults():
+    assert MLPConfig() == MLPConfig((64, 128, 10), "relu", None, 0.0)
+    assert MLPConfig.images() == MLPConfig((784, 512, 512, 10), "relu", None, 0.2)
+    assert MLPConfig.images(64, 32, 0.4) == MLPConfig((64, 32, 32, 10), "relu", None, 0.4)
+    group = GradientDescent1986([nn.Parameter(torch.ones(1))]).param_groups[0]
+    assert (group["lr"], group["alpha"]) == (0.1, 0.9)
+
+
+def test_dropout_acts_after_the_activation_of_hidden_units_and_not_on_the_outputs():
+    torch.manual_seed(0)
+    model = MLP(MLPConfig((5, 6, 7, 4), "sigmoid", dropout=0.3)).double().train()
+    x = torch.randn(3, 5, dtype=torch.float64)
+    torch.manual_seed(1)
+    got = model(x)
+    torch.manual_seed(1)
+    want = x
+    for layer in model.layers[:-1]:
+        want = nn.functional.dropout(torch.sigmoid(layer(want)), 0.3)
+    assert torch.equal(got, model.layers[-1](want))
+
+
+def test_a_new_rate_does_not_change_the_changes_already_made():
+    """Equation (9) keeps a sum of changes; PyTorch's momentum, one of gradients."""
+    p = nn.Parameter(torch.zeros(1))
+    rule = GradientDescent1986([p], epsilon=0.1, alpha=0.5)
+    p.grad = torch.ones(1)
+    rule.step()
+    assert p.item() == pytest.approx(-0.1)
+    rule.param_groups[0]["lr"] = 0.01
+    rule.step()
+    assert p.item() == pytest.approx(-0.1 + (0.5 * -0.1 - 0.01))
+
+
+def test_dropout_of_one_is_refused():
+    with pytest.raises(ValueError, match=r"expected dropout in \[0, 1\), got 1.0"):
+        MLPConfig((5, 4), dropout=1.0)

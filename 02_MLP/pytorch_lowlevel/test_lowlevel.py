@@ -223,3 +223,111 @@ def test_overfits_one_batch():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("activation", low.ACTIVATIONS)
+def test_a_new_model_has_the_initialisation_of_its_activation(activation):
+    config = low.MLPConfig((600, 400, 400, 400), activation)
+    params = low.init_params(config, seeded())
+    for i, (D, M) in enumerate([(600, 400), (400, 400), (400, 400)]):
+        weight = params[f"layers.{i}.weight"].detach()
+        glorot = activation in ("sigmoid", "tanh")
+        assert abs(weight.var().item() * (D + M if glorot else D) / 2 - 1) < 0.02
+        assert (weight.abs().max() < 1.8 * weight.std()).item() == glorot
+        assert not params[f"layers.{i}.bias"].any()
+    assert not torch.equal(params["layers.1.weight"], params["layers.2.weight"])
+    again, other = low.init_params(config, seeded()), low.init_params(config, seeded(1))
+    assert all(torch.equal(params[name], again[name]) for name in params)
+    assert not torch.equal(params["layers.0.weight"], other["layers.0.weight"])
+
+
+def test_the_dtype_is_that_asked_for_and_the_numbers_are_the_same():
+    config = low.MLPConfig((6, 5, 4))
+    single, double = (
+        low.init_params(config, seeded()),
+        low.init_params(config, seeded(), torch.float64),
+    )
+    assert {p.dtype for p in single.values()} == {torch.float32}
+    assert {p.dtype for p in double.values()} == {torch.float64}
+    assert all(torch.equal(single[n].double(), double[n]) and double[n].is_leaf for n in single)
+
+
+def test_dropout_acts_after_the_activation_of_hidden_units_and_its_generator_decides():
+    config = low.MLPConfig((5, 6, 7, 4), "sigmoid", dropout=0.3)
+    params = low.init_params(config, seeded(), torch.float64)
+    h = x = torch.randn(3, 5, generator=seeded(2), dtype=torch.float64)
+    generator = seeded(1)
+    for i in range(3):
+        h = h @ params[f"layers.{i}.weight"].T + params[f"layers.{i}.bias"]
+        if i < 2:
+            h = torch.sigmoid(h)
+            h = h * (torch.rand(h.shape, generator=generator) >= 0.3) / 0.7
+    got = low.forward(params, x, config, train=True, generator=seeded(1))
+    assert torch.allclose(got, h, atol=1e-12)
+    assert not torch.allclose(got, low.forward(params, x, config, train=True, generator=seeded(2)))
+
+
+def test_train_step_uses_dropout_with_its_generator_and_returns_a_plain_loss():
+    config = low.MLPConfig((5, 50, 4), dropout=0.5)
+    x, targets = torch.randn(3, 5, generator=seeded()), torch.tensor([0, 1, 3])
+
+    def loss_of(seed, config=config):
+        params = low.init_params(config, seeded())
+        loss = low.train_step(params, low.SGD(params, 0.1), x, targets, config, seeded(seed))
+        assert not loss.requires_grad  # a loss kept for the log must not keep its graph
+        return loss.item()
+
+    params = low.init_params(config, seeded())
+    want = low.cross_entropy(low.forward(params, x, config, True, seeded(1)), targets).item()
+    assert loss_of(1) == loss_of(1) == pytest.approx(want, rel=1e-6)
+    assert loss_of(2) != loss_of(1)
+    assert loss_of(1, low.MLPConfig((5, 50, 4))) != loss_of(1)
+
+
+def test_loss_is_finite_for_large_logits():
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], requires_grad=True)
+    loss = low.cross_entropy(logits, torch.tensor([0, 1]))
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(3) / 2, rel=1e-4) and logits.grad.isfinite().all()
+
+
+def test_defaults():
+    assert low.MLPConfig() == low.MLPConfig((64, 128, 10), "relu", None, 0.0)
+    o = low.Adam({"a": torch.ones(1)})
+    assert (o.lr, o.betas, o.eps, o.weight_decay, o.decoupled) == (
+        1e-3,
+        (0.9, 0.999),
+        1e-8,
+        0.0,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: low.SGD(p, 0.1, 0.9), lambda p: low.Adam(p, 0.1)], ids=["momentum", "adam"]
+)
+def test_state_holds_all_that_a_resumed_training_needs(make):
+    grads = torch.randn(10, 4, generator=seeded())
+    whole, cut = ({"a": torch.ones(4, requires_grad=True)} for _ in range(2))
+
+    def steps(params, optimizer, grads):
+        for g in grads:
+            params["a"].grad = g.clone()
+            optimizer.step()
+
+    steps(whole, make(whole), grads)
+    first = make(cut)
+    steps(cut, first, grads[:5])
+    second = make(cut)
+    load_into(second.state, {name: s.clone() for name, s in first.state.items()})
+    steps(cut, second, grads[5:])
+    assert torch.equal(cut["a"], whole["a"])
+
+
+def test_dropout_of_one_is_refused():
+    with pytest.raises(ValueError, match=r"expected dropout in \[0, 1\), got 1.0"):
+        low.MLPConfig((5, 4), dropout=1.0)
