@@ -1,0 +1,79 @@
+"""Every training script of every chapter: help, a seed that counts, and stop and resume."""
+
+import numpy as np
+import pytest
+
+import utils
+from utils.exercises import load_module
+from utils.runs import Interrupted, Run, read_metrics
+from utils.weights import load_weights
+
+SCRIPTS = sorted(
+    script
+    for chapter in utils.chapters()
+    for level in utils.LEVELS
+    for script in (chapter / level).glob("train*.py")
+)
+NAMES = [script.relative_to(utils.ROOT).as_posix() for script in SCRIPTS]
+
+
+def words(script, out, *more):
+    device = [] if script.parent.name == "numpy" else ["--device", "cpu"]
+    sizes = ["--epochs", "2", "--limit", "80", "--batch-size", "16"]
+    return [*sizes, *device, *more, "--out", str(out)]
+
+
+def weights_and_losses(out):
+    (folder,) = out.glob("*/*")
+    return load_weights(folder / "model.safetensors"), read_metrics(folder), folder
+
+
+@pytest.fixture(params=SCRIPTS, ids=NAMES)
+def script(request):
+    return request.param
+
+
+@pytest.fixture
+def main(script):
+    return load_module(script, "script_" + "_".join(script.parts[-3:])[:-3]).main
+
+
+def test_help_shows_the_docstring_and_the_common_options(main, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0
+    for wanted in (
+        "--resume",
+        "--data-dir",
+        "--seed",
+        "--epochs",
+        "--lr",
+        "--batch-size",
+        "python ",
+    ):
+        assert wanted in shown
+
+
+def test_the_same_seed_repeats_a_run_and_another_does_not(script, main, tmp_path):
+    for name, seed in (("one", "3"), ("two", "3"), ("other", "4")):
+        main(words(script, tmp_path / name, "--seed", seed))
+    one, two, other = (weights_and_losses(tmp_path / n) for n in ("one", "two", "other"))
+    assert all(np.array_equal(one[0][name], two[0][name]) for name in one[0])
+    assert one[1] == two[1]
+    assert any(not np.array_equal(one[0][name], other[0][name]) for name in one[0])
+
+
+def test_a_script_that_is_stopped_and_resumed_is_the_same_run(script, main, tmp_path, monkeypatch):
+    main(words(script, tmp_path / "whole"))
+    want, records, _ = weights_and_losses(tmp_path / "whole")
+    last = max(record["step"] for record in records)
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "should_stop", lambda self: self.step == max(1, last // 2))
+        with pytest.raises(Interrupted):
+            main(words(script, tmp_path / "cut"))
+    (folder,) = (tmp_path / "cut").glob("*/*")
+    main(["--resume", str(folder)])
+    got = load_weights(folder / "model.safetensors")
+    assert all(np.array_equal(got[name], want[name]) for name in want)
+    assert read_metrics(folder) == records
