@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
 from tqdm import tqdm
 
 import utils  # noqa: F401  (puts the chapters on the import path)
@@ -190,8 +191,10 @@ def largest_difference(results: dict[str, Trained]) -> tuple[float, int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; the exit status is 0 if the three levels agree."""
     options = parse_options(Options, argv, __doc__)
-    # The tensors are small: a second thread would mostly wait for the first one.
+    # The arrays are small: a second thread would mostly wait for the first one, and on a busy
+    # machine for other programs too.
     torch.set_num_threads(1)
+    threadpool_limits(1)
     data = load_images(options.limit)
     rng = np.random.default_rng(options.seed)
     weights = NumpyLeNet(LeNetConfig(), rng).params
