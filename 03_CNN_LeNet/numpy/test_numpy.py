@@ -364,3 +364,8 @@ def images(*shape):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_biases_start_at_zero():
+    for name, value in LeNet(LeNetConfig(), np.random.default_rng(0)).params.items():
+        assert name.endswith("weight") == bool(value.any()), name

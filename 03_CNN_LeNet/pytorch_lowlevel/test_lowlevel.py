@@ -249,3 +249,8 @@ def test_overfits_one_batch():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_biases_start_at_zero():
+    for name, value in low.init_params(low.LeNetConfig()).items():
+        assert name.endswith("weight") == bool((value != 0).any()), name
