@@ -334,7 +334,7 @@ def check_modules(root: Path = utils.ROOT) -> Check:
 def _model_files(chapter: Path) -> Iterator[Path]:
     for level in utils.LEVELS:
         for file in sorted((chapter / level).glob("*.py")):
-            if file.stem not in ("train", "__init__") and not file.stem.startswith("test_"):
+            if file.stem != "__init__" and not file.stem.startswith(("train", "test_")):
                 yield file
 
 

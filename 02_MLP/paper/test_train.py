@@ -16,7 +16,7 @@ from utils.weights import load_weights
 
 HERE = Path(__file__).parent
 train = load_module(HERE / "train.py", "train_mlp_paper")
-train_1986 = load_module(HERE / "train_1986.py", "train_1986")
+train_1986 = load_module(HERE / "train_1986.py", "train_mlp_1986")
 
 
 def result(out):
