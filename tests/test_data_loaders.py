@@ -71,7 +71,8 @@ def register(monkeypatch: pytest.MonkeyPatch, tiny: dict[str, bytes]):
     """Make "mnist" mean the tiny files, with their checksums, published at the given address."""
 
     def put(url: str = "http://127.0.0.1:9/") -> dict[str, bytes]:
-        packed = {f"{name}.gz": gzip.compress(content) for name, content in tiny.items()}
+        # mtime: else the header holds the present second, and two calls give other checksums.
+        packed = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in tiny.items()}
         files = tuple(
             RemoteFile(
                 f"MNIST/raw/{name}.gz",
