@@ -36,7 +36,7 @@ from utils.data_loaders import (
     read_idx,
 )
 
-HERE = [name for name, info in DATASETS.items() if info.kind != "download"]
+HERE = [name for name, info in DATASETS.items() if info.kind in ("built-in", "generated")]
 IMAGES = {"train": (5, 28, 28), "t10k": (3, 28, 28)}
 
 
@@ -148,6 +148,7 @@ def server(files: dict[str, bytes], cut: dict[str, int] | None = None) -> Iterat
         ("symmetry", (64, 6), (64, 6), 2),
         ("encoder", (8, 8), (8, 8), 0),
         ("moons", (400, 2), (200, 2), 2),
+        ("shapes", (4000, 3, 32, 32), (1000, 3, 32, 32), 10),
     ],
 )
 def test_shapes_types_and_classes(
@@ -247,7 +248,7 @@ def test_each_entry_is_complete() -> None:
         assert info.what and info.size and info.source and info.licence
         assert bool(info.files) == (info.kind == "download")
         if info.kind == "download":
-            assert DATASETS[info.builtin_substitute].kind == "built-in"
+            assert info.builtin_substitute in HERE
             assert all(file.urls and len(file.md5) == 32 for file in info.files)
 
 
@@ -257,6 +258,11 @@ def test_checksums_are_torchvisions() -> None:
     for name, theirs in (("mnist", datasets.MNIST), ("fashion-mnist", datasets.FashionMNIST)):
         ours = [(Path(file.path).name, file.md5) for file in DATASETS[name].files]
         assert ours == theirs.resources
+    theirs = datasets.CIFAR10
+    (archive,) = DATASETS["cifar10"].files
+    assert (archive.path, archive.md5) == (theirs.filename, theirs.tgz_md5)
+    assert theirs.base_folder == data_loaders.CIFAR10_FOLDER
+    assert list(map(list, data_loaders.CIFAR10_MD5.items())) == theirs.train_list + theirs.test_list
 
 
 def test_arrays_do_not_load_torch() -> None:

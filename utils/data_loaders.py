@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import utils
-from utils import generated_data
+from utils import generated_data, image_data
 
 if TYPE_CHECKING:
     import torch
@@ -100,9 +100,10 @@ class DatasetInfo:
         size: examples and their shape.
         source: publication.
         licence: as far as its authors state one.
-        kind: "built-in" comes with scikit-learn, "generated" is computed, "download" is fetched.
+        kind: "built-in" comes with scikit-learn, "generated" is computed, "download" is fetched,
+            "folder" is read from a folder of images that the user puts there.
         load: makes the arrays from (this entry, the data folder, a seed).
-        builtin_substitute: for a download, the built-in set that serves without network.
+        builtin_substitute: for a download or a folder, the set that serves when it isn't there.
         files: for a download, what has to be fetched.
     """
 
@@ -111,7 +112,7 @@ class DatasetInfo:
     size: str
     source: str
     licence: str
-    kind: Literal["built-in", "generated", "download"]
+    kind: Literal["built-in", "generated", "download", "folder"]
     load: Callable[["DatasetInfo", Path, int], Arrays]
     builtin_substitute: str = ""
     files: tuple[RemoteFile, ...] = ()
@@ -278,10 +279,11 @@ def _missing_message(info: DatasetInfo, folder: Path) -> str:
     paths = [folder / file.path for file in info.files]
     absent = [path for path in paths if not (path.exists() or path.with_suffix("").exists())]
     looked_for = "\n".join(f"    {path}" for path in absent)
+    packed = ", packed or without .gz" if any(file.unpacked_md5 for file in info.files) else ""
     return (
         f"the data set {info.name!r} is not on this machine. Looked in vain for\n{looked_for}\n"
         f"  To download it: {_download_command(info, folder)}\n"
-        "  By hand: put the files at those paths, packed or without .gz (DATA_DIR or --data-dir "
+        f"  By hand: put the files at those paths{packed} (DATA_DIR or --data-dir "
         "moves the folder).\n"
         f"  Without network: --data {info.builtin_substitute} is built in and serves instead."
     )
@@ -465,6 +467,58 @@ FASHION_CLASSES = (
 )
 
 
+def _load_shapes(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    train, test = 4000, 1000
+    x, y = image_data.shapes(train + test, seed)
+    return Arrays(x[:train], y[:train], x[train:], y[train:], image_data.SHAPE_CLASSES)
+
+
+def _load_cifar10(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    """From the unpacked folder if that is there, else from the archive, which stays packed."""
+    (archive,) = info.files
+    unpacked = folder / CIFAR10_FOLDER
+    if (unpacked / CIFAR10_TEST).is_file():
+        absent = [str(unpacked / name) for name in CIFAR10_MD5 if not (unpacked / name).is_file()]
+        if absent:
+            raise DatasetMissing(f"the data set 'cifar10' lacks {', '.join(absent)}")
+        # The checksum comes first: these files are pickles, and only known ones are opened.
+        content = {
+            name: _checked(info, unpacked / name, md5, folder) for name, md5 in CIFAR10_MD5.items()
+        }
+    else:
+        tar = read_verified(info, archive, folder)
+        content = {Path(path).name: data for path, data in image_data.tar_members(tar)}
+    batches = {name: image_data.read_cifar_batch(content[name], name) for name in CIFAR10_MD5}
+    x_test, y_test = batches.pop(CIFAR10_TEST)
+    x_train, y_train = map(np.concatenate, zip(*batches.values(), strict=True))
+    classes = image_data.CIFAR10_CLASSES
+    return Arrays(_unit_range(x_train), y_train, _unit_range(x_test), y_test, classes)
+
+
+def _load_cifar10_jpeg(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    root, classes = folder / "cifar10", image_data.CIFAR10_CLASSES
+    try:
+        x_train, y_train = image_data.read_image_folder(root / "train", classes)
+        x_test, y_test = image_data.read_image_folder(root / "test", classes)
+    except FileNotFoundError as error:
+        raise DatasetMissing(
+            f"the data set {info.name!r} is not on this machine: {error}.\n"
+            f"  Put the images at {root}/{{train,test}}/<class>/*.jpg or *.png (DATA_DIR or "
+            "--data-dir moves the folder).\n"
+            f"  Without them: --data {info.builtin_substitute} is built in and serves instead."
+        ) from error
+    except ValueError as error:
+        raise DatasetCorrupt(str(error)) from error
+    return Arrays(_unit_range(x_train), y_train, _unit_range(x_test), y_test, classes)
+
+
+def _unit_range(pixels: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in [0, 1]."""
+    images = pixels.astype(np.float32)
+    images /= 255
+    return images
+
+
 # --- the registry
 
 
@@ -528,6 +582,25 @@ FASHION_MNIST_FILES = _mnist_files(
         ),
     },
 )
+
+# As torchvision has them too. The archive is what is fetched; unpacked, each file is checked.
+CIFAR10_FILES = (
+    RemoteFile(
+        "cifar-10-python.tar.gz",
+        "c58f30108f718f92721af3b95e74349a",
+        ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+    ),
+)
+CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR10_TEST = "test_batch"
+CIFAR10_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    CIFAR10_TEST: "40351d587109b95175f43aff81a1287e",
+}
 
 REGISTRY = [
     DatasetInfo(
@@ -612,6 +685,15 @@ REGISTRY = [
         load=_load_moons,
     ),
     DatasetInfo(
+        name="shapes",
+        what="red and blue shapes on a noisy background",
+        size="4,000 + 1,000 images (3, 32, 32), 10 classes",
+        source="utils/image_data.py",
+        licence="MIT",
+        kind="generated",
+        load=_load_shapes,
+    ),
+    DatasetInfo(
         name="mnist",
         what="handwritten digits",
         size="60,000 + 10,000 images (1, 28, 28)",
@@ -632,6 +714,27 @@ REGISTRY = [
         load=_load_mnist,
         builtin_substitute="digits",
         files=FASHION_MNIST_FILES,
+    ),
+    DatasetInfo(
+        name="cifar10",
+        what="photographs of vehicles and animals",
+        size="50,000 + 10,000 images (3, 32, 32), 10 classes",
+        source="Krizhevsky 2009",
+        licence="none stated; research use customary",
+        kind="download",
+        load=_load_cifar10,
+        builtin_substitute="shapes",
+        files=CIFAR10_FILES,
+    ),
+    DatasetInfo(
+        name="cifar10-jpeg",
+        what="CIFAR-10 (JPEG q75)",
+        size="images (3, 32, 32) in cifar10/{train,test}/<class>/",
+        source="Krizhevsky 2009, compressed",
+        licence="none stated; research use customary",
+        kind="folder",
+        load=_load_cifar10_jpeg,
+        builtin_substitute="shapes",
     ),
 ]
 

@@ -122,7 +122,11 @@ def save_weights(path: str | Path, source: Any, metadata: Mapping[str, Any] | No
     from safetensors.numpy import save_file
 
     path = Path(path)
-    arrays = {name: np.ascontiguousarray(array) for name, array in to_numpy(source).items()}
+    arrays = {
+        # The reshape keeps a single number (a count of batches) one: () and not (1,).
+        name: np.ascontiguousarray(array).reshape(array.shape)
+        for name, array in to_numpy(source).items()
+    }
     header = {key: json.dumps(value) for key, value in (metadata or {}).items()}
     save_file(arrays, str(path), metadata=header)
     return path
