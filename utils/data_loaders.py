@@ -8,7 +8,11 @@
 ``python -m utils.data_loaders`` lists the data sets; ``--download NAME`` fetches one. Nothing else
 ever downloads: for a data set that isn't on the machine :class:`DatasetMissing` says what to do.
 
-Images are float32 (N, C, H, W) in [0, 1] with int64 labels; tables are float64 (N, D).
+Images are float32 (N, C, H, W) in [0, 1] with int64 labels; tables are float64 (N, D). Sequences
+are int64 (N, T) or float32 (N, T, D), padded, with their lengths; texts are arrays of str, and
+:mod:`utils.text_data` turns them into numbers. For translation, x and y are both texts, see
+:mod:`utils.translation_data`. A corpus of characters is one int64 (N,), each
+character with its successor as the label.
 
 Adding a data set takes two steps:
 
@@ -38,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import utils
-from utils import generated_data, image_data
+from utils import generated_data, image_data, sequence_data, text_data
 
 if TYPE_CHECKING:
     import torch
@@ -61,9 +65,12 @@ class Arrays:
     """One data set, split into train and test.
 
     Attributes:
-        x_train, x_test: images float32 (N, C, H, W) in [0, 1], or tables float64 (N, D).
-        y_train, y_test: int64 labels (N,), or float64 targets (N,) or (N, K).
+        x_train, x_test: images float32 (N, C, H, W) in [0, 1], or tables float64 (N, D), or
+            sequences (N, T) or (N, T, D), or texts (N,) of str.
+        y_train, y_test: int64 labels (N,) or (N, T), or float targets (N,) or (N, K), or texts
+            (N,) of str.
         classes: the name of each label; empty for regression.
+        lengths_train, lengths_test: for padded sequences, int64 (N,), how many steps are real.
     """
 
     x_train: np.ndarray
@@ -71,6 +78,8 @@ class Arrays:
     x_test: np.ndarray
     y_test: np.ndarray
     classes: tuple[str, ...] = ()
+    lengths_train: np.ndarray | None = None
+    lengths_test: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,14 @@ class RemoteFile:
         md5: checksum of the file as downloaded.
         urls: where it is published; tried in this order.
         unpacked_md5: for a ``.gz`` file, the checksum of what is in it; that file serves too.
+        folder: for an archive, what it unpacks to below the data folder; that serves too.
     """
 
     path: str
     md5: str
     urls: tuple[str, ...]
     unpacked_md5: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,11 +111,12 @@ class DatasetInfo:
         size: examples and their shape.
         source: publication.
         licence: as far as its authors state one.
-        kind: "built-in" comes with scikit-learn, "generated" is computed, "download" is fetched,
-            "folder" is read from a folder of images that the user puts there.
+        kind: "built-in" comes with scikit-learn or Python, "generated" is computed, "download" is
+            fetched, "folder" is read from a folder of images that the user puts there.
         load: makes the arrays from (this entry, the data folder, a seed).
         builtin_substitute: for a download or a folder, the set that serves when it isn't there.
         files: for a download, what has to be fetched.
+        title: how tables of results call it, if its name does not say enough.
     """
 
     name: str
@@ -116,6 +128,7 @@ class DatasetInfo:
     load: Callable[["DatasetInfo", Path, int], Arrays]
     builtin_substitute: str = ""
     files: tuple[RemoteFile, ...] = ()
+    title: str = ""
 
 
 # --- what a chapter calls
@@ -149,11 +162,16 @@ def load_dataset(
     """One split of a data set for ``torch.utils.data.DataLoader``; see :func:`load_arrays`.
 
     Raises:
-        ValueError: no data set has this name, or the split is neither "train" nor "test".
+        ValueError: no data set has this name, or the split is neither "train" nor "test", or the
+            data are texts, which have to become numbers first.
     """
     if split not in ("train", "test"):
         raise ValueError(f"expected the split 'train' or 'test', got {split!r}")
     data = load_arrays(name, data_dir, seed=seed)
+    if data.y_train.dtype == object:
+        raise ValueError(f"{name} holds pairs of texts; utils.translation_data.load_pairs has them")
+    if data.x_train.dtype == object:
+        raise ValueError(f"{name} holds texts; utils.sequence_data.load_task makes numbers of them")
     if split == "train":
         return ArrayDataset(data.x_train, data.y_train)
     return ArrayDataset(data.x_test, data.y_test)
@@ -278,6 +296,7 @@ def _download_command(info: DatasetInfo, folder: Path) -> str:
 def _missing_message(info: DatasetInfo, folder: Path) -> str:
     paths = [folder / file.path for file in info.files]
     absent = [path for path in paths if not (path.exists() or path.with_suffix("").exists())]
+    absent += [folder / file.folder for file in info.files if file.folder]
     looked_for = "\n".join(f"    {path}" for path in absent)
     packed = ", packed or without .gz" if any(file.unpacked_md5 for file in info.files) else ""
     return (
@@ -344,6 +363,8 @@ def _download_file(info: DatasetInfo, file: RemoteFile, folder: Path) -> Path:
     from torchvision.datasets.utils import check_integrity, download_url
 
     target = folder / file.path
+    if file.folder and (folder / file.folder).is_dir():
+        return folder / file.folder
     if check_integrity(target, file.md5):
         return target
     failures = []
@@ -453,6 +474,86 @@ def _load_mnist(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
     return Arrays(x_train, y_train, x_test, y_test, tuple(classes))
 
 
+def _load_sequences(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    """The tasks of the 1997 paper; training and test set come from two streams of one seed."""
+    train_rng, test_rng = (np.random.default_rng([seed, part]) for part in (0, 1))
+    classes: tuple[str, ...] = ()
+    if info.name == "reber":
+        train = sequence_data.reber(256, train_rng)
+        test = sequence_data.reber(256, test_rng, apart_from=train[0])
+        classes = sequence_data.REBER_SYMBOLS
+    elif info.name == "adding":
+        train = sequence_data.adding(10_000, 100, train_rng)
+        test = sequence_data.adding(2_000, 100, test_rng)
+    else:
+        train = sequence_data.temporal_order(10_000, train_rng)
+        test = sequence_data.temporal_order(2_000, test_rng)
+        classes = sequence_data.ORDER_CLASSES
+    (x, lengths, y), (x_test, lengths_test, y_test) = train, test
+    return Arrays(x, y, x_test, y_test, classes, lengths, lengths_test)
+
+
+SENTIMENTS = ("negative", "positive")
+
+
+def _load_reviews(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    train = text_data.reviews(4_000, np.random.default_rng([seed, 0]))
+    test = text_data.reviews(1_000, np.random.default_rng([seed, 1]))
+    return Arrays(*train, *test, SENTIMENTS)
+
+
+def _load_imdb(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    (file,) = info.files
+    place = folder / file.folder
+    if not place.is_dir():
+        text_data.unpack_imdb(read_verified(info, file, folder), place)
+    try:
+        parts = [text_data.read_imdb(place / part) for part in ("train", "test")]
+    except FileNotFoundError as error:
+        raise DatasetCorrupt(f"{error}; delete {place} and unpack {file.path} anew") from error
+    for part, (_, labels) in zip(("train", "test"), parts, strict=True):
+        counts = np.bincount(labels, minlength=2).tolist()
+        if counts != [text_data.IMDB_REVIEWS] * 2:
+            raise DatasetCorrupt(
+                f"{place / part}: expected {text_data.IMDB_REVIEWS} reviews each in neg and pos, "
+                f"got {counts[0]} and {counts[1]}; delete {place} and unpack {file.path} anew"
+            )
+    return Arrays(*_mixed(*parts[0]), *parts[1], SENTIMENTS)
+
+
+def _load_corpus(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    """A text as (character, next character), the first nine tenths for training."""
+    if info.name == "python-docs":
+        try:
+            text = text_data.python_docs()
+        except FileNotFoundError as error:
+            raise DatasetMissing(f"{info.name}: {error}") from error
+    else:
+        text = read_verified(info, info.files[0], folder).decode("utf-8")
+    corpus = text_data.characters(text)
+    train, test = corpus.train, corpus.test
+    return Arrays(train[:-1], train[1:], test[:-1], test[1:], corpus.characters)
+
+
+def _load_number_words(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    """The last pairs are for testing; those before them, left out here, for validation."""
+    from utils import translation_data
+
+    sources, targets = translation_data.number_pairs(seed)
+    test = len(sources) - translation_data.NUMBER_TEST
+    train = test - translation_data.NUMBER_VALIDATION
+    return Arrays(sources[:train], targets[:train], sources[test:], targets[test:])
+
+
+def _load_multi30k(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    from utils import translation_data
+
+    train, test = (
+        translation_data.multi30k_part(info, folder, part) for part in ("train", "test_2016_flickr")
+    )
+    return Arrays(*train, *test)
+
+
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -509,7 +610,17 @@ def _load_cifar10_jpeg(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
         ) from error
     except ValueError as error:
         raise DatasetCorrupt(str(error)) from error
+    x_train, y_train = _mixed(x_train, y_train)
     return Arrays(_unit_range(x_train), y_train, _unit_range(x_test), y_test, classes)
+
+
+def _mixed(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Examples that lie in folders by class, in another order: else ``--limit`` takes one class.
+
+    The order is always the same, whatever the seed, as it is in a set that comes in one file.
+    """
+    order = np.random.default_rng(0).permutation(len(x))
+    return x[order], y[order]
 
 
 def _unit_range(pixels: np.ndarray) -> np.ndarray:
@@ -601,6 +712,28 @@ CIFAR10_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     CIFAR10_TEST: "40351d587109b95175f43aff81a1287e",
 }
+
+# Of the .gz files as published, and of what is in them.
+MULTI30K_URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/"
+MULTI30K_FILES = tuple(
+    RemoteFile(f"multi30k/{name}.gz", packed, (f"{MULTI30K_URL}{name}.gz",), unpacked)
+    for name, packed, unpacked in (
+        ("train.de", "81ff90b99829c0cd4b1b587d394afd39", "d3b4bc1671cfb805267f97f16884beba"),
+        ("train.en", "0065d13af80720a55ca8153d126e6627", "053a34ece7c904dbc8c7361799afbe4c"),
+        ("val.de", "6e0e229eb049e3fc99a1ef02fb2d5f91", "9f139b15d9d11936dea7af2904e57d8c"),
+        ("val.en", "2b69aa9253948ac9f67e94917272dd40", "2234730e7925354b766681b029b347ec"),
+        (
+            "test_2016_flickr.de",
+            "efd67d314d98489b716b145475101932",
+            "cde61d7401b116652ee84099c7858ca3",
+        ),
+        (
+            "test_2016_flickr.en",
+            "ff2c0fcb4893a13bd73414306bc250ae",
+            "2022a6c31e2418047a0511333d55ed42",
+        ),
+    )
+)
 
 REGISTRY = [
     DatasetInfo(
@@ -694,6 +827,60 @@ REGISTRY = [
         load=_load_shapes,
     ),
     DatasetInfo(
+        name="adding",
+        what="the sum of two marked numbers in a sequence of a hundred",
+        size="10,000 + 2,000 sequences of 100 to 110 pairs, target (1)",
+        source="utils/sequence_data.py; Hochreiter & Schmidhuber 1997, section 5.4",
+        licence="MIT",
+        kind="generated",
+        load=_load_sequences,
+    ),
+    DatasetInfo(
+        name="reber",
+        what="embedded Reber grammar: which symbol comes next?",
+        size="256 + 256 strings of 7 symbols",
+        source="utils/sequence_data.py; Hochreiter & Schmidhuber 1997, section 5.1",
+        licence="MIT",
+        kind="generated",
+        load=_load_sequences,
+    ),
+    DatasetInfo(
+        name="temporal-order",
+        what="in which order did X and Y come, far apart among distractors?",
+        size="10,000 + 2,000 strings of 100 to 110 symbols, 4 classes",
+        source="utils/sequence_data.py; Hochreiter & Schmidhuber 1997, section 5.6",
+        licence="MIT",
+        kind="generated",
+        load=_load_sequences,
+    ),
+    DatasetInfo(
+        name="reviews",
+        what="film reviews from templates; the opinion hangs on a negation",
+        size="4,000 + 1,000 texts, 2 classes",
+        source="utils/text_data.py",
+        licence="MIT",
+        kind="generated",
+        load=_load_reviews,
+    ),
+    DatasetInfo(
+        name="python-docs",
+        what="docstrings of Python's standard library, character by character",
+        size="about 0.8 million characters, nine tenths for training",
+        source="this Python's own sources",
+        licence="PSF",
+        kind="built-in",
+        load=_load_corpus,
+    ),
+    DatasetInfo(
+        name="number-words",
+        what="numbers in English words, to be written in digits",
+        size="10,000 + 2,000 pairs of texts, and 500 for validation",
+        source="utils/translation_data.py",
+        licence="MIT",
+        kind="generated",
+        load=_load_number_words,
+    ),
+    DatasetInfo(
         name="mnist",
         what="handwritten digits",
         size="60,000 + 10,000 images (1, 28, 28)",
@@ -728,13 +915,63 @@ REGISTRY = [
     ),
     DatasetInfo(
         name="cifar10-jpeg",
-        what="CIFAR-10 (JPEG q75)",
+        what="CIFAR-10 as JPEG images, which lose a little",
         size="images (3, 32, 32) in cifar10/{train,test}/<class>/",
         source="Krizhevsky 2009, compressed",
         licence="none stated; research use customary",
         kind="folder",
         load=_load_cifar10_jpeg,
         builtin_substitute="shapes",
+        title="CIFAR-10 (JPEG q75)",  # the quality of the copy with which we measured
+    ),
+    DatasetInfo(
+        name="imdb",
+        what="film reviews, positive or negative",
+        size="25,000 + 25,000 texts, 2 classes",
+        source="Maas et al. 2011, ACL",
+        licence="none stated; cite the paper",
+        kind="download",
+        load=_load_imdb,
+        builtin_substitute="reviews",
+        files=(
+            RemoteFile(
+                "aclImdb_v1.tar.gz",
+                "7c2ac02c03563afcf9b574c7e56c153a",
+                ("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",),
+                folder="aclImdb",
+            ),
+        ),
+    ),
+    DatasetInfo(
+        name="tiny-shakespeare",
+        what="40,000 lines of Shakespeare, character by character",
+        size="1,115,394 characters, nine tenths for training",
+        source="Karpathy 2015, char-rnn",
+        licence="public domain",
+        kind="download",
+        load=_load_corpus,
+        builtin_substitute="python-docs",
+        files=(
+            RemoteFile(
+                "tinyshakespeare/input.txt",
+                "6fb458f1232090904fb40fe944165e91",
+                (
+                    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
+                    "tinyshakespeare/input.txt",
+                ),
+            ),
+        ),
+    ),
+    DatasetInfo(
+        name="multi30k",
+        what="captions of photographs, German to English",
+        size="29,000 + 1,000 pairs of sentences, and 1,014 for validation",
+        source="Elliott, Frank, Sima'an & Specia 2016, arXiv:1605.00459",
+        licence="none stated; cite the paper",
+        kind="download",
+        load=_load_multi30k,
+        builtin_substitute="number-words",
+        files=MULTI30K_FILES,
     ),
 ]
 
