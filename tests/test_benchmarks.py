@@ -12,15 +12,30 @@ from benchmarks.case import Case
 CASES = bench.find_cases()
 
 
-def sleeper(seconds):
-    def setup():
-        return lambda: time.sleep(seconds)
-
-    return setup
-
-
 def fake(target):
-    return Case("fake", "sleeping", sleeper(0.004), sleeper(0.002), "a shorter sleep", target, 3)
+    """A case whose work does nothing; :func:`clock` says how long it takes."""
+    ours, reference = (lambda: ours_work), (lambda: reference_work)
+    return Case("fake", "nothing", ours, reference, "nothing, faster", target, 3)
+
+
+def ours_work():
+    pass
+
+
+def reference_work():
+    pass
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Timings of a machine that is slower in the second round: ratios of 4, 3 and 1."""
+    timings = {ours_work: iter((4e-3, 30e-3, 5e-3)), reference_work: iter((1e-3, 10e-3, 5e-3))}
+    monkeypatch.setattr(bench, "timed", lambda work: next(timings[work]))
+
+
+def test_the_time_of_a_call_is_measured(monkeypatch):
+    monkeypatch.setattr(bench, "SECONDS_PER_TIMING", 0.02)
+    assert bench.timed(lambda: time.sleep(0.004)) >= 0.004
 
 
 def test_cases_have_unique_names_and_cover_every_chapter():
@@ -37,16 +52,13 @@ def test_both_sides_run(case):
         case.reference()()
 
 
-def test_ratios_are_of_neighbouring_timings(monkeypatch):
-    monkeypatch.setattr(bench, "SECONDS_PER_TIMING", 0.02)
-    row = bench.compare(fake(3.0))
-    assert 1.5 < row["ratio"] < 2.6
-    assert row["ours_s"] == pytest.approx(0.004, rel=0.5)
+def test_ratios_are_of_neighbouring_timings(clock):
+    row = bench.compare(fake(3.5))
+    assert row == pytest.approx({"ours_s": 5e-3, "reference_s": 5e-3, "ratio": 3.0})
 
 
-@pytest.mark.parametrize(("target", "status", "word"), [(3.0, 0, "ok"), (1.2, 1, "MISSED")])
-def test_a_missed_target_is_told(monkeypatch, tmp_path, capsys, target, status, word):
-    monkeypatch.setattr(bench, "SECONDS_PER_TIMING", 0.02)
+@pytest.mark.parametrize(("target", "status", "word"), [(3.5, 0, "ok"), (2.5, 1, "MISSED")])
+def test_a_missed_target_is_told(clock, monkeypatch, tmp_path, capsys, target, status, word):
     monkeypatch.setattr(bench, "find_cases", lambda: [fake(target)])
     monkeypatch.setattr(bench, "peak_memory", lambda case, side: 3.0)
     assert bench.main(["--json", str(tmp_path / "figures.json")]) == status

@@ -1,5 +1,6 @@
 """The doctor: each fault is simulated and must be found, with its mend; a sound set-up passes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -361,8 +362,11 @@ def test_this_set_up_is_sound() -> None:
 def test_doctor_runs_where_nothing_is_installed(tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     python = next((tmp_path / "bare").glob("[bS]*/python*"))
+    # A PYTHONPATH of whoever runs this would make utils importable.
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "-m", "utils.doctor"]
     done = subprocess.run(
-        [python, "-m", "utils.doctor"], cwd=utils.ROOT, capture_output=True, text=True, timeout=60
+        command, cwd=utils.ROOT, env=bare, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     assert done.stderr == ""

@@ -104,6 +104,12 @@ def l1_modules(root: Path) -> dict[str, Path]:
     return {file.stem: chapter for chapter, level, file in model_files(root) if level == "numpy"}
 
 
+def chapter_modules(chapter: Path) -> set[str]:
+    """The model files of all levels of a chapter, which its training scripts may import."""
+    found = (file for level in LEVELS for file in (chapter / level).glob("*.py"))
+    return {f.stem for f in found if not is_script(f) and not f.name.startswith("test_")}
+
+
 def read_graph(root: Path) -> set[tuple[str, str]]:
     """The edges ("01", "02") of the Mermaid graph in 00_Overview.md."""
     text = (root / "00_Overview.md").read_text(encoding="utf-8")
@@ -216,19 +222,19 @@ def _prerequisite(where: str, chapter: Path, taught: Path, edges: set) -> list[s
 def l2_imports(root: Path) -> list[str]:
     """L2 is tensors and autograd: no layers, no modules, no ready-made optimiser."""
     complaints = []
-    for _, level, file in level_files(root):
+    for chapter, level, file in level_files(root):
         if level != "pytorch_lowlevel" or file.name.startswith("test_"):
             continue
         tree = parse(file)
         own = {"torch"} | ({"numpy", "utils"} if is_script(file) else set())
-        beside = {path.stem for path in file.parent.glob("*.py")}
+        own_chapter = chapter_modules(chapter)
         for name, line, _ in imports(tree):
             where = f"{show(file, root)}:{line}"
             if name.startswith(("torch.nn", "torch.optim")):
                 if name != "torch.nn.functional":
                     complaints.append(f"{where}: level 2 may not import {name}")
-            elif top(name) in beside and is_script(file):
-                continue
+            elif top(name) in own_chapter and is_script(file):
+                continue  # such as the tokenizer, which is written once, at level 1
             elif top(name) not in own and top(name) not in STANDARD_LIBRARY:
                 complaints.append(f"{where}: level 2 may not import {name}")
         for node in ast.walk(tree):
@@ -543,6 +549,7 @@ BAD = [
     ),
     (l1_imports, TWO, "import utils\nfrom three_numpy import x\n", "has no path 03 --> 02"),
     (l1_imports, "02_Two/numpy/train.py", "import torch\n", "level 1 may not import torch"),
+    (l1_imports, "02_Two/numpy/train.py", "import two_paper\n", "may not import two_paper"),
     (l2_imports, TWO_L2, "from torch import nn\n", "may not import torch.nn"),
     (l2_imports, TWO_L2, "import torch.nn as nn\n", "may not import torch.nn"),
     (l2_imports, TWO_L2, "from torch.nn.functional import relu\n", "torch.nn.functional.relu"),
@@ -552,12 +559,15 @@ BAD = [
     (l2_imports, TWO_L2, "import numpy as np\n", "may not import numpy"),
     (l2_imports, TWO_L2, "import utils\n", "may not import utils"),
     (l2_imports, TWO_L2, "from one_lowlevel import x\n", "may not import one_lowlevel"),
+    (l2_imports, TWO_L2, "from two_numpy import x\n", "may not import two_numpy"),
     (l2_imports, "02_Two/pytorch_lowlevel/train.py", "import torch.optim\n", "torch.optim"),
+    (l2_imports, "02_Two/pytorch_lowlevel/train.py", "import one_numpy\n", "may not import one_n"),
     (l2_imports, "02_Two/pytorch_lowlevel/train_1986.py", "import torch.optim\n", "torch.optim"),
     (l3_imports, TWO_L3, "import torchvision\n", "inside from_pretrained only"),
     (l3_imports, TWO_L3, "def f():\n    import timm\n", "inside from_pretrained only"),
     (l3_imports, TWO_L3, "import numpy as np\n", "may not import numpy"),
     (l3_imports, TWO_L3, "import utils\n", "may not import utils"),
+    (l3_imports, TWO_L3, "import two_numpy\n", "may not import two_numpy"),
     (side_effects, TWO, "print(1)\n", "no print()"),
     (side_effects, TWO_L2, "def f():\n    with open('x'):\n        pass\n", "no open()"),
     (side_effects, TWO_L3, "import argparse\n", "no import argparse"),
@@ -642,6 +652,16 @@ def test_imports_may_follow_a_path_of_the_graph(tmp_path):
     three = {"03_Three/numpy/three_numpy.py": "import utils\nfrom one_numpy import x\n"}
     build(tmp_path, GOOD | three)
     assert l1_imports(tmp_path) == []  # 01 --> 02 --> 03
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_script_may_import_its_own_chapters_modules(level, tmp_path):
+    script = f"02_Two/{level}/train.py"
+    text = "from two_numpy import x\n"
+    if level != "numpy":  # level 1 stays without torch
+        text += "from two_lowlevel import y\nfrom two_paper import z\n"
+    build(tmp_path, GOOD | {script: text})
+    assert l1_imports(tmp_path) == l2_imports(tmp_path) == l3_imports(tmp_path) == []
 
 
 def test_a_bare_pytest_collects_tests_and_every_chapter():

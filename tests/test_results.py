@@ -71,6 +71,7 @@ def test_add_keeps_summary_and_picture(repository):
         ({"versions": {"torch": "2.0 (file:///opt/torch.whl)"}}, "versions.torch"),
         ({"note": "see ~/notes"}, "'~/notes' is a path"),
         ({"metrics": {"test_accuracy": 98.3}}, "expected a fraction between 0 and 1, got 98.3"),
+        ({"metrics": {"test_exact_match": 99.1}}, "expected a fraction between 0 and 1, got 99.1"),
         ({"metrics": {"test_loss": float("nan")}}, "metrics.test_loss: expected a finite number"),
         ({"metrics": {"test_r2": float("inf")}}, "metrics.test_r2: expected a finite number"),
         ({"metrics": {}}, "metrics is empty"),
@@ -289,3 +290,68 @@ def test_the_papers_task_comes_before_a_better_accuracy(repository):
     write_summary(repository, "easy", metrics={"test_accuracy": 0.99})
     write_summary(repository, "hard", metrics={"test_accuracy": 0.9}, paper={"test_accuracy": 0.9})
     assert "90.00 %" in results.root_block(results.load_summaries(repository))
+
+
+def test_data_that_nobody_generated_come_before_a_better_accuracy(repository):
+    generated = {"data": "shapes", "metrics": {"test_accuracy": 0.99}}
+    for name, changes in (("easy", generated), ("real", {"metrics": {"test_accuracy": 0.8}})):
+        add(run_folder(repository, name, **changes), name=name, root=repository)
+    assert "80.00 %" in root_block(load_summaries(repository))
+
+
+def test_a_compressed_copy_is_named_as_such_in_every_table(repository):
+    add(run_folder(repository, data="cifar10-jpeg"), root=repository)
+    assert main([], repository) == 0
+    for page in ("README.md", "42_Made_Up/README.md", "docs/results.md"):
+        assert "| CIFAR-10 (JPEG q75) |" in (repository / page).read_text()
+
+
+# --- several runs in one picture
+
+
+def measured(root, name, errors, **changes):
+    """The folder of a run that measured an error after each epoch."""
+    folder = run_folder(root, name, **changes)
+    records = [{"step": 10 * i, "epoch": i, "test_error": e} for i, e in enumerate(errors, 1)]
+    lines = [json.dumps(r) for r in [{"step": 1, "epoch": 1, "loss": 2.0}, *records]]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def test_compare_draws_a_curve_for_each_run(repository, monkeypatch, capsys):
+    from utils import visualization
+
+    drawn, draw = {}, visualization.plot_loss_curves
+    monkeypatch.setattr(
+        visualization,
+        "plot_loss_curves",
+        lambda curves, **how: drawn.update(curves=curves, how=how) or draw(curves, **how),
+    )
+    runs = [
+        measured(repository, "a", [0.5, 0.25]),
+        measured(repository, "b", [0.5, 0.375, 0.125], model="ball"),
+        measured(repository, "c", [0.25], model="ball", command="python train.py --round"),
+    ]
+    assert main(["compare", "test_error", *map(str, runs)], repository) == 0
+    picture = repository / "results/42_Made_Up/cube-ball-test-error.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "drawn as results/42_Made_Up/cube-ball-test-error.png" in capsys.readouterr().out
+    assert drawn["curves"] == {
+        "cube": ([1, 2], [0.5, 0.25]),
+        "ball": ([1, 2, 3], [0.5, 0.375, 0.125]),
+        "python train.py --round": ([1], [0.25]),
+    }
+    assert (drawn["how"]["xlabel"], drawn["how"]["ylabel"]) == ("epoch", "test error")
+    assert "digits" in drawn["how"]["title"]
+
+
+def test_compare_refuses_what_it_cannot_draw(repository, capsys):
+    one = measured(repository, "a", [0.5])
+    other = measured(repository, "b", [0.5], chapter="43_Other")
+    for folders, metric, message in (
+        ([one], "test_loss", "a has no test_loss after its epochs"),
+        ([one, other], "test_error", "runs of one chapter, got 42_Made_Up, 43_Other"),
+        ([repository], "test_error", "holds no summary.json"),
+    ):
+        assert main(["compare", metric, *map(str, folders)], repository) == 2
+        assert message in capsys.readouterr().err

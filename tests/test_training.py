@@ -1,5 +1,7 @@
 """Runs, checkpoints and the shared loop: stop anywhere, resume, and get the same numbers."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -19,7 +21,7 @@ from utils.checkpoints import CheckpointError, latest_checkpoint, load_checkpoin
 from utils.data_loaders import ArrayDataset
 from utils.exercises import load_module
 from utils.options import TrainerOptions
-from utils.runs import Interrupted, NonFiniteLoss, Run, read_metrics, run_script
+from utils.runs import Interrupted, NonFiniteLoss, Run, by_length, read_metrics, run_script
 from utils.training_utils import (
     _seed_step,
     accuracy,
@@ -631,11 +633,85 @@ def test_noise_depends_on_seed_and_step_and_is_not_the_shuffle(tmp_path):
     assert len(set(draws.values())) == len(draws) == 6
 
 
+def test_batches_by_length_cover_each_example_once_and_save_padding(tmp_path):
+    lengths = np.random.default_rng(0).integers(1, 60, size=1000)
+
+    def epochs(by, seed=0):
+        with Run(
+            Small(out=tmp_path, batch_size=8, seed=seed, epochs=2), str(SCRIPT), "toy", True
+        ) as run:
+            run.restore({"w": np.zeros(1)}, {})
+            return [list(run.batches(1000, by)) for _ in run.epochs()]
+
+    plain, sorted_ = epochs(None), epochs(lengths)
+    for batches in sorted_:
+        assert sorted(np.concatenate(batches)) == list(range(1000))
+        assert [len(b) for b in batches] == [8] * 125
+    waste = [sum(len(b) * lengths[b].max() for b in epoch) / lengths.sum() for epoch in
+             (plain[0], sorted_[0])]  # fmt: skip
+    assert waste[0] > 1.5 and waste[1] < 1.1
+    # Not from short to long: that would be another training.
+    means = [lengths[b].mean() for b in sorted_[0]]
+    assert abs(np.corrcoef(means, np.arange(125))[0, 1]) < 0.3
+    again, other = epochs(lengths), epochs(lengths, seed=1)
+    assert all((a == b).all() for a, b in zip(sorted_[1], again[1], strict=True))
+    assert {tuple(sorted(b)) for b in sorted_[0]} != {tuple(sorted(b)) for b in sorted_[1]}
+    assert {tuple(sorted(b)) for b in sorted_[0]} != {tuple(sorted(b)) for b in other[0]}
+
+
+def test_batches_by_length_mix_anew_in_each_epoch():
+    """With lengths that all differ: one sort of everything would give the same batches for ever."""
+    lengths = 1 + np.random.default_rng(0).permutation(1003)
+    seen, places = [], set()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        batches = by_length(rng.permutation(1003), lengths, 8, rng)
+        assert sorted(np.concatenate(batches)) == list(range(1003))
+        assert sorted(map(len, batches)) == [3] + [8] * 125
+        seen.append({tuple(sorted(b)) for b in batches})
+        places.add(int(np.argmin([lengths[b].mean() for b in batches])))
+    assert len(seen[0] & seen[1]) < 5
+    assert len(places) > 4  # the shortest batch comes anywhere
+
+
+def test_batches_by_length_go_on_where_they_stopped(tmp_path):
+    lengths = np.arange(20) % 7
+
+    def seen(stop_after):
+        options = Small(out=tmp_path / str(stop_after), batch_size=3, epochs=1)
+        batches, folder = [], None
+        for _ in range(1 if stop_after is None else 2):
+            if folder is not None:
+                options = dataclasses.replace(options, resume=folder)
+            with contextlib.suppress(Interrupted), Run(options, str(SCRIPT), "toy", True) as run:
+                run.restore({"w": np.zeros(1)}, {})
+                folder = run.folder
+                for _ in run.epochs():
+                    for index in run.batches(20, lengths):
+                        batches.append(index.tolist())
+                        if len(batches) == stop_after:
+                            run._stop_requested = True
+                        run.log(loss=1.0)
+        return batches
+
+    assert seen(4) == seen(None)
+
+
+def test_a_note_is_in_the_summary(tmp_path):
+    with Run(Small(out=tmp_path), str(SCRIPT), "toy", True) as run:
+        run.restore({"w": np.zeros(1)}, {})
+        assert "note" not in run.finish()
+        assert run.finish(note="as nobody counts")["note"] == "as nobody counts"
+
+
 @pytest.mark.parametrize(("n", "limit", "steps"), [(20, 0, 3), (16, 0, 2), (20, 9, 2), (5, 9, 1)])
 def test_steps_per_epoch_are_the_batches(tmp_path, n, limit, steps):
     with Run(Small(out=tmp_path, limit=limit), str(SCRIPT), "toy", quiet=True) as run:
         run.restore({"w": np.zeros(1)})
         assert run.steps_per_epoch(n) == len(list(run.batches(n))) == steps
+        sorted_ = list(run.batches(n, np.arange(n) % 4))
+        assert len(sorted_) == steps
+        assert sorted(np.concatenate(sorted_)) == list(range(min(n, limit or n)))
 
 
 def test_the_last_epoch_is_saved_and_older_checkpoints_go(tmp_path):

@@ -14,6 +14,7 @@ import utils
 from utils.visualization import (
     COLOURS,
     WRONG,
+    plot_attention,
     plot_confusion_matrix,
     plot_decision_boundary,
     plot_feature_maps,
@@ -239,6 +240,45 @@ def test_confusion_matrix_refuses(labels, predictions, classes, message: str) ->
         plot_confusion_matrix(labels, predictions, classes=classes)
 
 
+# --- attention
+
+ROW = np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]])
+
+
+def test_attention_has_queries_in_its_rows() -> None:
+    figure = plot_attention(torch.tensor(ROW), ["drei", "</s>"], ["three", "and", "</s>"])
+    (picture,) = [p for p in pictures(figure) if p.shape == (2, 3)]
+    np.testing.assert_array_equal(picture, ROW)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["three", "and", "</s>"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["drei", "</s>"]
+    assert colour_range(figure) == (0, 1)  # so that pictures can be compared
+
+
+def test_attention_of_several_heads() -> None:
+    heads = np.stack([ROW, ROW[:, ::-1]])
+    figure = plot_attention(heads, "ab", "cde")
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["head 0", "head 1"]
+    np.testing.assert_array_equal(pictures(figure)[1], ROW[:, ::-1])
+    named = plot_attention(heads, "ab", "cde", names=["layer 0", "layer 1"])
+    assert [axes.get_title() for axes in named.axes[:2]] == ["layer 0", "layer 1"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "names", "message"),
+    [
+        (ROW.T, (), "for 2 queries and 3 keys, got"),
+        (np.zeros((0, 2, 3)), (), "for 2 queries and 3 keys"),
+        (10 * ROW, (), "weights in \\[0, 1\\], got 0.0 to 10.0"),
+        (ROW * np.nan, (), "weights in \\[0, 1\\]"),
+        (ROW, ("a", "b"), "expected 1 names, got 2"),
+    ],
+)
+def test_attention_refuses(weights, names, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plot_attention(weights, "ab", "cde", names=names)
+
+
 # --- decision boundary
 
 
@@ -332,6 +372,7 @@ def draw_all(folder: Path) -> None:
     plot_filters(np.ones((2, 2, 3, 3)), path=folder / "filters.png")
     plot_feature_maps(np.zeros((2, 3, 3)), path=folder / "maps.png")
     plot_confusion_matrix([0, 1], [0, 1], path=folder / "confusion.png")
+    plot_attention(ROW, "ab", "cde", path=folder / "attention.png")
     plot_decision_boundary(lambda p: p[:, 0] > 0, [[0.0, 1.0]], [0], path=folder / "boundary.png")
     plot_gradient_flow({"a": np.ones(2)}, path=folder / "flow.png")
 
@@ -340,7 +381,7 @@ def test_every_picture_becomes_a_file(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     draw_all(folder)
     files = sorted(folder.iterdir())
-    assert len(files) == 7
+    assert len(files) == 8
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 

@@ -5,6 +5,8 @@
     python -m utils.results add RUN_DIR    keep a run's summary and loss curve under results/
     python -m utils.results                write docs/results.md and the tables of the READMEs
     python -m utils.results --check        only say which of them are out of date
+    python -m utils.results compare test_error RUN_DIR RUN_DIR
+                                           a picture of one metric, epoch by epoch, of several runs
 
 No measured number is typed by hand: a document has the lines ``<!-- results -->`` and
 ``<!-- /results -->``, and what stands between them comes from ``results/<chapter>/*.json``.
@@ -12,10 +14,10 @@ No measured number is typed by hand: a document has the lines ``<!-- results -->
 To remove a result, delete its ``.json`` and its ``.png``, then run ``python -m utils.results``.
 
 The front page shows the best run of each chapter: held-out figures first, then runs on the paper's
-own task, then by the metrics of ``BETTER``. The last words of a metric's name
-(``test_accuracy``, ``val_loss``) say which way is better; the metrics are
+own task, then those on data that nobody generated, then by the metrics of ``BETTER``. The last
+words of a metric's name (``test_accuracy``, ``val_loss``) say which way is better; the metrics are
 
-- higher: ``accuracy``, ``f1``, ``recall``, ``bleu``, ``r2``, ``elbo``;
+- higher: ``accuracy``, ``exact_match``, ``f1``, ``recall``, ``bleu``, ``r2``, ``elbo``;
 - lower: ``error``, ``error_rate``, ``perplexity``, ``nats``, ``bits_per_character``, ``mse``,
   ``rmse``, ``loss``.
 
@@ -35,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import LEVELS, ROOT, chapters
+from utils.data_loaders import DATASETS
 
 REQUIRED: dict[str, type | tuple[type, ...]] = {
     "chapter": str,
@@ -57,6 +60,7 @@ OPTIONAL: dict[str, type | tuple[type, ...]] = {"paper": dict, "note": str, "pro
 # whose metric stands further up comes first.
 BETTER = {
     "accuracy": +1,
+    "exact_match": +1,
     "f1": +1,
     "recall": +1,
     "bleu": +1,
@@ -80,7 +84,9 @@ HELD_OUT = ("test_", "val_", "validation_")
 _MACHINE_PATH = re.compile(
     r"(?:^|[\s\"'`=,:;(\[])(/(?:[\w.+-]+/)*[\w.+-]+|~/\S*|[A-Za-z]:[\\/]\S*|file://\S*)"
 )
-_FRACTIONS = re.compile(r"(^|_)accuracy$|^(train|test|val|validation)_error$|^error_rate$")
+_FRACTIONS = re.compile(
+    r"(^|_)(accuracy|exact_match)$|^(train|test|val|validation)_error$|^error_rate$"
+)
 
 
 @dataclass(frozen=True)
@@ -220,11 +226,7 @@ def add(
             another run has the same name.
     """
     source = run_dir / "summary.json"
-    if not source.is_file():
-        raise ValueError(f"{run_dir} holds no summary.json: is it the folder of a finished run?")
-    values, problems = _read(source)
-    if problems:
-        raise ValueError(f"{source}: {'; '.join(problems)}")
+    values = read_summary(run_dir)
     if note is not None:
         values["note"] = note
         if problems := problems_of(values):
@@ -247,6 +249,21 @@ def add(
     return target
 
 
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        ValueError: the run is not finished, or its summary is not fit to be kept.
+    """
+    source = run_dir / "summary.json"
+    if not source.is_file():
+        raise ValueError(f"{run_dir} holds no summary.json: is it the folder of a finished run?")
+    values, problems = _read(source)
+    if problems:
+        raise ValueError(f"{source}: {'; '.join(problems)}")
+    return values
+
+
 def _check_same_run(target: Path, shown: str, values: Mapping[str, Any]) -> None:
     """Refuse to replace a result of another command or seed."""
     kept, problems = _read(target)
@@ -262,6 +279,51 @@ def _check_same_run(target: Path, shown: str, values: Mapping[str, Any]) -> None
 
 
 # -------------------------------------------------------------------------------------- formats
+def compare(
+    metric: str, run_dirs: Sequence[Path], name: str | None = None, root: Path = ROOT
+) -> Path:
+    """Draw one metric of several finished runs of a chapter, epoch by epoch, into one picture.
+
+    Args:
+        metric: what the runs measured after each epoch, such as ``test_error``.
+        run_dirs: the run folders, in the order of the legend.
+        name: of the picture; without it, the runs' models and the metric.
+        root: the repository.
+
+    Returns:
+        The new PNG file in ``results/<chapter>/``.
+
+    Raises:
+        ValueError: a folder holds no finished run, a run has not measured the metric, or the runs
+            are of several chapters.
+    """
+    from utils.runs import read_metrics
+    from utils.visualization import plot_loss_curves
+
+    summaries, curves = [], {}
+    for run_dir in run_dirs:
+        summary = read_summary(run_dir)
+        records = [r for r in read_metrics(run_dir) if metric in r and "epoch" in r]
+        if not records:
+            raise ValueError(f"{run_dir} has no {metric} after its epochs")
+        label = summary["model"]
+        if label in curves:  # two runs of one model: the whole command tells them apart
+            label = summary["command"]
+        curves[label] = ([r["epoch"] for r in records], [r[metric] for r in records])
+        summaries.append(summary)
+    found = sorted({summary["chapter"] for summary in summaries})
+    if len(found) > 1:
+        raise ValueError(f"expected runs of one chapter, got {', '.join(found)}")
+    data = sorted({data_title(summary["data"]) for summary in summaries})
+    words = [*dict.fromkeys(summary["model"] for summary in summaries), metric]
+    target = root / "results" / found[0] / f"{name or '-'.join(words).replace('_', '-')}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    what = metric.replace("_", " ")
+    title = f"{what} on {', '.join(data)}"
+    plot_loss_curves(curves, title=title, xlabel="epoch", ylabel=what, path=target)
+    return target
+
+
 def format_metric(name: str, value: float) -> str:
     """``("test_accuracy", 0.98333)`` as ``98.33 %``; other figures with four significant digits."""
     if _FRACTIONS.search(name):
@@ -293,6 +355,12 @@ def level_name(level: str) -> str:
     return f"L{LEVELS.index(level) + 1}" if level in LEVELS else level
 
 
+def data_title(name: str) -> str:
+    """How the tables call a data set: by its title in the registry, or else by its name."""
+    info = DATASETS.get(name)
+    return info.title if info and info.title else name
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -320,7 +388,7 @@ def chapter_block(summaries: Sequence[Summary]) -> str:
         links = f"[summary]({place}.json)"
         if s.picture.is_file():
             links += f", [curve]({place}.png)"
-        row = [level_name(s["level"]), s["model"], s["data"], _paper_figure(s)]
+        row = [level_name(s["level"]), s["model"], data_title(s["data"]), _paper_figure(s)]
         row += [format_metrics(s["metrics"]), f"{s['parameters']:,}", str(s["seed"])]
         row += [format_time(s["duration_s"]), links]
         rows.append(row + ([s.note] if noted else []))
@@ -333,7 +401,7 @@ def root_block(summaries: Sequence[Summary]) -> str:
     for chapter in dict.fromkeys(s["chapter"] for s in summaries):
         s = max((s for s in summaries if s["chapter"] == chapter), key=_goodness)
         row = [f"[{chapter}]({chapter}/README.md)", f"{s['model']} ({level_name(s['level'])})"]
-        row += [s["data"], _paper_figure(s), format_metrics(s["metrics"])]
+        row += [data_title(s["data"]), _paper_figure(s), format_metrics(s["metrics"])]
         rows.append([*row, format_time(s["duration_s"])])
     if not rows:
         return NO_RESULTS
@@ -351,7 +419,7 @@ def _known(metric: str) -> str:
     return next((name for name in BETTER if f"_{metric}".endswith(f"_{name}")), "")
 
 
-def _goodness(summary: Summary) -> tuple[bool, bool, int, float, int]:
+def _goodness(summary: Summary) -> tuple[bool, bool, bool, int, float, int]:
     """What orders the runs of a chapter; the best has the largest."""
     names = list(BETTER)
     metrics = {name: value for name, value in summary["metrics"].items() if better(name)}
@@ -361,7 +429,9 @@ def _goodness(summary: Summary) -> tuple[bool, bool, int, float, int]:
         # The first in the table; of several such (test_accuracy, test_top5_accuracy) the shortest.
         name = min(held_out or metrics, key=lambda name: (names.index(_known(name)), len(name)))
         place, score = names.index(_known(name)), better(name) * metrics[name]
-    return bool(held_out), bool(summary.paper), -place, score, _rank(summary["level"])
+    info = DATASETS.get(summary["data"])
+    real = info is None or info.kind != "generated"
+    return bool(held_out), bool(summary.paper), real, -place, score, _rank(summary["level"])
 
 
 def results_page(summaries: Sequence[Summary]) -> str:
@@ -382,7 +452,7 @@ def results_page(summaries: Sequence[Summary]) -> str:
         [
             f"[{s['chapter']}](../{s['chapter']}/README.md) {s['model']}",
             level_name(s["level"]),
-            s["data"],
+            data_title(s["data"]),
             _paper_figure(s),
             format_metrics(s["metrics"]),
             str(s["seed"]),
@@ -454,7 +524,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         description="Write docs/results.md and the READMEs' tables from the summaries in results/.",
     )
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
-    commands = parser.add_subparsers(dest="command", metavar="add")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     adding = commands.add_parser(
         "add",
         help="keep the summary of a finished run under results/",
@@ -471,8 +541,21 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         "--replace", action="store_true", help="replace the result of another command or seed"
     )
     adding.add_argument("--note", help="a remark, shown in the tables")
+    comparing = commands.add_parser(
+        "compare",
+        help="draw one metric of several runs into one picture under results/",
+        description="Draw one metric of several finished runs of a chapter, epoch by epoch, as "
+        "results/CHAPTER/NAME.png.",
+    )
+    comparing.add_argument("metric", metavar="METRIC", help="for example test_error")
+    comparing.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders")
+    comparing.add_argument("--name", help="of the picture; without it, the models and the metric")
     options = parser.parse_args(argv)
     try:
+        if options.command == "compare":
+            target = compare(options.metric, options.run_dirs, options.name, root)
+            print(f"drawn as {target.relative_to(root).as_posix()}")
+            return 0
         if options.command == "add":
             target = add(options.run_dir, options.name, options.note, root, options.replace)
             print(f"kept as {target.relative_to(root).as_posix()}")

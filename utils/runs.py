@@ -258,16 +258,22 @@ class Run:
             if last or time.perf_counter() - self._last_save > _SECONDS_BETWEEN_SAVES:
                 self.save()
 
-    def batches(self, n: int) -> Iterator[np.ndarray]:
+    def batches(self, n: int, lengths: np.ndarray | None = None) -> Iterator[np.ndarray]:
         """Index arrays of this epoch's mini-batches, in an order that seed and epoch decide.
 
         Args:
-            n: number of training examples; ``--limit`` may use fewer. The last batch may be small.
+            n: number of training examples; ``--limit`` may use fewer. One batch may be small.
+            lengths: (n,), of sequences; examples of like length then share a batch, which saves
+                padding. See :func:`by_length`.
         """
         n = min(n, self.options.limit) if self.options.limit else n
         size = self.options.batch_size
-        order = np.random.default_rng([self.options.seed, _SHUFFLE, self.epoch]).permutation(n)
+        rng = np.random.default_rng([self.options.seed, _SHUFFLE, self.epoch])
+        order = rng.permutation(n)
         total = math.ceil(n / size)
+        parts = [order[i * size : (i + 1) * size] for i in range(total)]
+        if lengths is not None:
+            parts = by_length(order, lengths, size, rng)
         self._bar = tqdm(
             total=total,
             initial=self._batches_done,
@@ -275,8 +281,7 @@ class Run:
             leave=False,
             disable=True if self.quiet or not self.is_main else None,  # None: only on a terminal
         )
-        for i in range(self._batches_done, total):
-            yield order[i * size : (i + 1) * size]
+        yield from parts[self._batches_done :]
 
     def steps_per_epoch(self, n: int) -> int:
         """Number of mini-batches that :meth:`batches` gives for ``n`` examples."""
@@ -364,11 +369,14 @@ class Run:
         )
         self._last_save = time.perf_counter()
 
-    def finish(self, paper: Mapping[str, float] | None = None, **metrics: Any) -> dict[str, Any]:
+    def finish(
+        self, paper: Mapping[str, float] | None = None, note: str = "", **metrics: Any
+    ) -> dict[str, Any]:
         """Write ``model.safetensors``, ``loss.png`` and ``summary.json``; return the summary.
 
         Args:
             paper: the paper's own figures, by the names of our metrics.
+            note: a remark that belongs to the figures, such as how a score was computed.
             metrics: final figures besides those of the last :meth:`evaluate`.
         """
         if self._nothing_left and (self.folder / "summary.json").exists():
@@ -387,6 +395,7 @@ class Run:
             "parameters": self.parameters,
             "metrics": self._metrics,
             "paper": dict(paper or {}),
+            **({"note": note} if note else {}),
             "prolonged": self._prolonged,
             "duration_s": round(self.seconds(), 1),
             "hardware": hardware(),
@@ -429,6 +438,25 @@ class Run:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+_POOL = 50  # batches that are sorted by length together
+
+
+def by_length(
+    order: np.ndarray, lengths: np.ndarray, size: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Batches of ``size`` examples of like length, in random order.
+
+    The examples are taken in the given, random order, 50 batches' worth at a time, sorted by length
+    and cut. So who shares a batch with whom still changes from epoch to epoch.
+    """
+    pools = [order[i : i + _POOL * size] for i in range(0, len(order), _POOL * size)]
+    sorted_order = np.concatenate(
+        [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+    )
+    parts = [sorted_order[i : i + size] for i in range(0, len(order), size)]
+    return [parts[i] for i in rng.permutation(len(parts))]
 
 
 def _number(value: Any) -> float:

@@ -165,7 +165,8 @@ def fit(
 
     Args:
         loss_function: ``(model, batch) -> loss`` or ``(loss, metrics)``; the mean over the batch.
-        train_set: sized data set; a method ``collate`` of it, if any, makes the batches.
+        train_set: sized data set; an attribute ``lengths`` of it, if there is one, puts examples
+            of like length into a batch.
         run: an entered :class:`utils.runs.Run`; ``fit`` restores from and saves to it.
         optimizer: its learning rates are the base that ``schedule`` multiplies.
         evaluate: ``(model, device) -> metrics``, called in eval mode after each epoch.
@@ -188,9 +189,11 @@ def fit(
     if processes > 1:
         run.should_stop = lambda: bool(stop_everywhere)  # type: ignore[method-assign]
 
+    lengths = getattr(train_set, "lengths", None)
+
     for _ in run.epochs():
         prepared.train()
-        for index in run.batches(len(train_set)):  # type: ignore[arg-type]
+        for index in run.batches(len(train_set), lengths):  # type: ignore[arg-type]
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * schedule(run.step)
             _seed_step(options.seed, run.step, rank)

@@ -6,8 +6,8 @@ made directly, without ``pyplot``, so a script on a machine without display may 
 
     plot_loss_curves({"numpy": losses}, path="runs/loss.png")
 
-Map of this file: loss curves, image grid, filters, feature maps, confusion matrix, decision
-boundary, gradient flow; then the helpers.
+Map of this file: loss curves, image grid, filters, feature maps, confusion matrix, attention,
+decision boundary, gradient flow; then the helpers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -245,6 +245,56 @@ def plot_confusion_matrix(
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8)
+    return _finish(figure, path)
+
+
+def plot_attention(
+    weights: Any,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    *,
+    names: Sequence[str] = (),
+    title: str = "Attention",
+    path: str | Path | None = None,
+) -> Figure:
+    """Who looks at whom: a row for each query, a column for each key, dark for a large weight.
+
+    Args:
+        weights: (T, S), or (N, T, S) for several heads side by side; each row sums to 1.
+        queries: (T,) the tokens that look. keys: (S,) the tokens looked at.
+        names: (N,) written above the heads; without them their numbers.
+
+    Raises:
+        ValueError: not weights in [0, 1], or tokens or names of another number.
+    """
+    weights = _array(weights)
+    weights = weights[None] if weights.ndim == 2 else weights
+    if weights.ndim != 3 or weights.shape[1:] != (len(queries), len(keys)) or not weights.size:
+        raise ValueError(
+            f"expected weights (T, S) or (N, T, S) for {len(queries)} queries and {len(keys)} "
+            f"keys, got {weights.shape}"
+        )
+    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() <= 1 + 1e-5):
+        raise ValueError(f"expected weights in [0, 1], got {weights.min()} to {weights.max()}")
+    N, T, S = weights.shape
+    if names and len(names) != N:
+        raise ValueError(f"expected {N} names, got {len(names)}")
+    # The keys' names stand upright below the heads, the queries' to their left.
+    below, left = (0.1 * max(map(len, tokens)) for tokens in (keys, queries))
+    width, height = N * (0.34 * S + 0.2) + left + 1.6, 0.34 * T + below + 1.4
+    figure = Figure(figsize=(max(3.2, width), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(1, N, squeeze=False, sharey=True)[0]
+    for n, axes in enumerate(grid):
+        drawn = axes.imshow(weights[n], cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(S), keys, rotation=90)
+        axes.set_yticks(range(T), queries)
+        if N > 1 or names:
+            axes.set_title(names[n] if names else f"head {n}", fontsize=10)
+    grid[0].set_ylabel("query")
+    grid[N // 2].set_xlabel("key")
+    figure.colorbar(drawn, ax=list(grid), label="weight", shrink=0.8)
+    figure.suptitle(title)
     return _finish(figure, path)
 
 
