@@ -123,8 +123,8 @@ class SubSampling(nn.Module):
 
     def __init__(self, channels: int, activation: nn.Module) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels))
-        self.bias = nn.Parameter(torch.empty(channels))
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,8 +145,8 @@ class TableConvolution(nn.Module):
         self.register_buffer("outputs", outputs, persistent=False)
         self.register_buffer("inputs", inputs, persistent=False)
         self.dense_shape = (*table.shape, kernel_size, kernel_size)
-        self.weight = nn.Parameter(torch.empty(len(outputs), kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.empty(len(table)))
+        self.weight = nn.Parameter(torch.zeros(len(outputs), kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(len(table)))
 
     def dense_weight(self) -> Tensor:
         """The same as an ordinary kernel (Co, C, 5, 5), zero where there is no connection."""
