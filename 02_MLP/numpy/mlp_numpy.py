@@ -176,7 +176,8 @@ GELU_CUBIC = 0.044715
 
 def gelu_tanh_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     """GELU, tanh form, which GPT-2 uses (eq. 2.8). Not equal to the exact form: up to 5e-4 off."""
-    t = np.tanh(GELU_SCALE * (x + GELU_CUBIC * x**3))
+    # x * x * x, for NumPy computes x**3 by logarithm and exponential, many times as slowly.
+    t = np.tanh(GELU_SCALE * (x + GELU_CUBIC * x * x * x))
     return 0.5 * x * (1 + t), (x, t)
 
 
