@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from utils import data_loaders, image_data
@@ -22,6 +23,7 @@ from utils.data_loaders import (
     DatasetMissing,
     RemoteFile,
     load_arrays,
+    load_image_folder,
 )
 from utils.image_data import CIFAR10_CLASSES, SHAPE_CLASSES, read_cifar_batch, shapes
 
@@ -257,3 +259,87 @@ def test_a_bad_image_is_named(tmp_path: Path, content: bytes | None, message: st
     with pytest.raises(DatasetCorrupt, match=message) as caught:
         load_arrays("cifar10-jpeg", tmp_path)
     assert str(victim) in str(caught.value)
+
+
+# --- the user's own images
+
+
+def write_pictures(root: Path, split: str, classes: tuple[str, ...] = ("cat", "dog")) -> None:
+    for label, name in enumerate(classes):
+        (root / split / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = np.full((40 + 9 * i, 50, 3), 60 + 100 * label, np.uint8)
+            Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+
+
+@pytest.mark.parametrize("test", ["val", "test"])
+@pytest.mark.parametrize("augment", [False, True])
+def test_images_of_any_size_come_as_squares(tmp_path: Path, test: str, augment: bool) -> None:
+    write_pictures(tmp_path, "train")
+    write_pictures(tmp_path, test)
+    train_set, test_set, classes = load_image_folder(tmp_path, 24, augment)
+    assert classes == ("cat", "dog") and len(train_set) == len(test_set) == 4
+    for one in (train_set, test_set):
+        image, label = one[3]
+        assert label == 1 and image.shape == (3, 24, 24)
+        assert np.allclose(image, (160 / 255 - 0.5) / 0.5, rtol=0, atol=1e-6)
+
+
+def write_one_picture(root: Path, pixels: np.ndarray, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        (root / split / "a").mkdir(parents=True)
+        Image.fromarray(pixels).save(root / split / "a" / "0.png")
+
+
+def test_the_middle_of_an_image_with_a_margin_and_without_squeezing(tmp_path: Path) -> None:
+    # The short side is 8/7 of 28 already, so that nothing is interpolated.
+    pixels = np.random.default_rng(0).integers(256, size=(32, 48, 3), dtype=np.uint8)
+    write_one_picture(tmp_path, pixels, ("train", "val"))
+    middle = pixels[2:30, 10:38].transpose(2, 0, 1) / np.float32(127.5) - 1
+    for one in load_image_folder(tmp_path, 28)[:2]:
+        assert np.allclose(one[0][0], middle, rtol=0, atol=1e-6)
+
+
+def test_random_crops_are_for_training_only(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(60, 60, 3), dtype=np.uint8)
+    write_one_picture(tmp_path, pixels, ("train", "val"))
+    plain, test_set, _ = load_image_folder(tmp_path, 24)
+    train_set, augmented_test, _ = load_image_folder(tmp_path, 24, augment=True)
+    assert not np.array_equal(train_set[0][0], train_set[0][0])
+    assert np.array_equal(plain[0][0], test_set[0][0])
+    assert np.array_equal(augmented_test[0][0], test_set[0][0])
+
+
+def test_random_crops_are_small_and_large_and_half_of_them_mirrored(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
+    write_one_picture(tmp_path, ramp, ("train", "val"))
+    train_set = load_image_folder(tmp_path, 24, augment=True)[0]
+    torch.manual_seed(0)
+    # From the left edge to the right one: the width of the crop, as a share, with its direction.
+    edges = [train_set[0][0][0, 0, [0, -1]] for _ in range(60)]
+    spans = np.array([float(right - left) / 2 for left, right in edges])
+    assert 15 < (spans < 0).sum() < 45
+    assert np.abs(spans).min() < 0.45 and np.abs(spans).max() > 0.8
+    torch.manual_seed(0)
+    assert torch.equal(train_set[0][0][0, 0, [0, -1]], edges[0])
+
+
+def test_the_folder_val_goes_before_test(tmp_path: Path) -> None:
+    for split, level in (("train", 0), ("val", 100), ("test", 200)):
+        write_one_picture(tmp_path, np.full((32, 32, 3), level, np.uint8), (split,))
+    image, _ = load_image_folder(tmp_path, 28)[1][0]
+    assert np.allclose(image, 100 / 127.5 - 1, rtol=0, atol=1e-6)
+
+
+def test_an_image_folder_that_is_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(DatasetMissing, match="expected images in .*train/<class>/"):
+        load_image_folder(tmp_path, 24)
+    write_pictures(tmp_path, "train")
+    with pytest.raises(DatasetMissing, match="expected images in .*val/<class>/"):
+        load_image_folder(tmp_path, 24)
+    write_pictures(tmp_path, "val", ("cat", "mouse"))
+    with pytest.raises(DatasetMissing, match=r"expected the same classes.*'dog'.*'mouse'"):
+        load_image_folder(tmp_path, 24)
+    (tmp_path / "val" / "dog").mkdir()
+    with pytest.raises(DatasetMissing, match="expected images in .*dog"):
+        load_image_folder(tmp_path, 24)

@@ -27,12 +27,15 @@ from utils.text_data import (
     Vocabulary,
     characters,
     encode,
+    even_starts,
     load_corpus,
     python_docs,
+    python_source,
     read_imdb,
     reviews,
     rows,
     split_words,
+    windows,
 )
 
 # --- words
@@ -152,6 +155,25 @@ def test_rows_are_consecutive_pieces() -> None:
     assert rows(np.arange(11), 3).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
+def test_windows_and_what_comes_next_in_each() -> None:
+    text = 10 * np.arange(30)  # a token is not its place
+    x, y = windows(text, np.array([7, 0, 25]), 4)
+    assert x.tolist() == [[70, 80, 90, 100], [0, 10, 20, 30], [250, 260, 270, 280]]
+    assert np.array_equal(y, x + 10) and x.dtype == y.dtype == text.dtype
+
+
+def test_even_starts() -> None:
+    text = np.zeros(30)
+    assert even_starts(text, 4, 100).tolist() == [0, 4, 8, 12, 16, 20, 24]
+    assert even_starts(text, 4, 7).tolist() == [0, 4, 8, 12, 16, 20, 24]
+    assert even_starts(text, 4, 3).tolist() == [0, 8, 16]
+    assert even_starts(text, 29, 3).tolist() == [0]
+    for T in range(1, 30):  # the last window has a target for each of its tokens
+        windows(text, even_starts(text, T, 100), T)
+    with pytest.raises(ValueError, match="expected a text of more than 30 tokens, got 30"):
+        even_starts(text, 30, 3)
+
+
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A short text in the place of Tiny Shakespeare, in tmp_path, registered with its checksum."""
@@ -216,14 +238,43 @@ def test_python_docs_are_in_the_order_of_their_files_and_none_comes_twice(
     ]
 
 
-def test_a_python_without_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_python_source_is_the_source_of_the_standard_library() -> None:
+    text = python_source()
+    assert text.isascii() and "\t" not in text and len(text) > 1_000_000
+    assert Path(textwrap.__file__).read_text(encoding="utf-8").expandtabs() in text
+    data = load_arrays("python-source")
+    assert len(data.x_train) + len(data.x_test) == len(text) - 2  # each part's last has no next
+    assert "".join(data.classes[i] for i in data.x_train[:200]) == text[:200]
+    assert np.array_equal(data.x_train[1:], data.y_train[:-1])
+
+
+def test_python_source_is_in_the_order_of_its_modules_without_packages_in_ascii(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in "cadbfe":
+        (tmp_path / f"{name}.py").write_text(f"if {name}:\n\tpass\n", encoding="utf-8")
+    (tmp_path / "b.py").write_text("café = 1\n", encoding="utf-8")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "a.py").write_text("x = 1\n", encoding="utf-8")
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
-    python_docs.cache_clear()
+    python_source.cache_clear()
+    try:
+        assert python_source() == "\n\n".join(f"if {name}:\n        pass\n" for name in "acdef")
+    finally:
+        python_source.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("python-docs", python_docs), ("python-source", python_source)]
+)
+def test_a_python_without_sources(name, text, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    text.cache_clear()
     try:
         with pytest.raises(DatasetMissing, match="expected the sources of Python's standard"):
-            load_arrays("python-docs")
+            load_arrays(name)
     finally:
-        python_docs.cache_clear()
+        text.cache_clear()
 
 
 # --- IMDB

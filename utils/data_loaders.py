@@ -211,6 +211,47 @@ class ArrayDataset:
         return tuple(tensor[index] for tensor in self.tensors)
 
 
+def load_image_folder(
+    folder: str | Path, size: int, augment: bool = False
+) -> "tuple[torch.utils.data.Dataset, torch.utils.data.Dataset, tuple[str, ...]]":
+    """The user's own images, of any size: training set, test set, and the names of the classes.
+
+    They are read one at a time, as float32 (3, size, size) in [-1, 1], from ``train/<class>/`` and
+    ``val/<class>/`` (or ``test/<class>/``) below the folder.
+
+    Args:
+        size: the short side is brought to 8/7 of it, and the middle cut out.
+        augment: training images are random crops of 8 to 100 % of the area, half of them mirrored,
+            by torch's global random numbers.
+
+    Raises:
+        DatasetMissing: a folder is not there, holds no images, or has other classes.
+    """
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    root = Path(folder)
+    test = next((root / name for name in ("val", "test") if (root / name).is_dir()), root / "val")
+    to_tensor = [transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
+    middle = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size)]
+    cropped = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+    try:
+        sets = [
+            ImageFolder(str(path), transforms.Compose(steps + to_tensor))
+            for path, steps in ((root / "train", cropped if augment else middle), (test, middle))
+        ]
+    except FileNotFoundError as error:
+        raise DatasetMissing(
+            f"expected images in {root}/train/<class>/ and {root}/val/<class>/; {error}"
+        ) from error
+    if sets[0].classes != sets[1].classes:
+        raise DatasetMissing(
+            f"expected the same classes in {root}/train and {test}, "
+            f"got {sets[0].classes} and {sets[1].classes}"
+        )
+    return sets[0], sets[1], tuple(sets[0].classes)
+
+
 def collate(batch: Any) -> Any:
     """For ``DataLoader(collate_fn=...)``: an :class:`ArrayDataset` has made the batch already."""
     return batch
@@ -523,9 +564,10 @@ def _load_imdb(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
 
 def _load_corpus(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
     """A text as (character, next character), the first nine tenths for training."""
-    if info.name == "python-docs":
+    built_in = {"python-docs": text_data.python_docs, "python-source": text_data.python_source}
+    if info.name in built_in:
         try:
-            text = text_data.python_docs()
+            text = built_in[info.name]()
         except FileNotFoundError as error:
             raise DatasetMissing(f"{info.name}: {error}") from error
     else:
@@ -866,6 +908,15 @@ REGISTRY = [
         name="python-docs",
         what="docstrings of Python's standard library, character by character",
         size="about 0.8 million characters, nine tenths for training",
+        source="this Python's own sources",
+        licence="PSF",
+        kind="built-in",
+        load=_load_corpus,
+    ),
+    DatasetInfo(
+        name="python-source",
+        what="the source of Python's standard library, character by character",
+        size="about 4.4 million characters, nine tenths for training",
         source="this Python's own sources",
         licence="PSF",
         kind="built-in",

@@ -1,4 +1,4 @@
-"""Texts: words and their numbers, template reviews with negation, Python's documentation, IMDB.
+"""Texts: words and their numbers, template reviews with negation, Python's own texts, IMDB.
 
 :mod:`utils.data_loaders` registers the data sets under a name. Texts come as arrays of str; what
 turns them into numbers is here too: :class:`Vocabulary` and :func:`encode` for words,
@@ -193,7 +193,7 @@ def load_corpus(name: str, data_dir: str | Path | None = None) -> Corpus:
     """A registered text corpus, letter by letter.
 
     Args:
-        name: python-docs or tiny-shakespeare.
+        name: python-docs, python-source or tiny-shakespeare.
 
     Raises:
         DatasetMissing: it has to be downloaded first.
@@ -215,6 +215,51 @@ def rows(text: np.ndarray, batch_size: int) -> np.ndarray:
     """
     length = len(text) // batch_size
     return text[: batch_size * length].reshape(batch_size, length)
+
+
+def windows(text: np.ndarray, starts: np.ndarray, T: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces of a text for a model that predicts at each place what comes next.
+
+    Args:
+        text: (N,). starts: (B,), where the pieces begin, at most N - T - 1.
+
+    Returns:
+        x (B, T), and y (B, T), the same one place further on.
+    """
+    index = starts[:, None] + np.arange(T)  # (B, 1) and (T,) -> (B, T)
+    return text[index], text[index + 1]
+
+
+def even_starts(text: np.ndarray, T: int, most: int) -> np.ndarray:
+    """Starts of windows of T that lie one behind the other; of more than ``most``, an even choice.
+
+    Raises:
+        ValueError: the text is too short for a single window.
+    """
+    count = (len(text) - 1) // T
+    if count < 1:
+        raise ValueError(f"expected a text of more than {T} tokens, got {len(text)}")
+    chosen = np.arange(count) if count <= most else np.arange(most) * count // most
+    return chosen * T
+
+
+@cache
+def python_source() -> str:
+    """The source of Python's standard library: its modules, without packages, in ASCII.
+
+    In the order of their names. The text differs a little from one version of Python to the next,
+    and is always the same for one.
+
+    Raises:
+        FileNotFoundError: this Python came without its sources.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    files = sorted(root.glob("*.py"))
+    texts = [file.read_text(encoding="utf-8").expandtabs() for file in files]
+    parts = [text for text in texts if text.isascii()]
+    if not parts:
+        raise FileNotFoundError(f"expected the sources of Python's standard library in {root}")
+    return "\n\n".join(parts)
 
 
 @cache
