@@ -14,13 +14,10 @@ from timm.models import resnet as timm_resnet
 from torch import nn
 
 import resnet_paper
-
-GUIDE = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
-PROSE = re.sub(r"^```.*?^```", "", GUIDE, flags=re.M | re.S)
-SPANS = sorted(set(re.findall(r"`([^`\n]+)`", PROSE)))
+from utils.guides import Guide
 
 # Words that are no names: files, commands, pieces of code, and what they are about.
-NO_NAMES = {
+TEXTS = {
     "paper/resnet_paper.py",
     "code type",
     'python -c "import timm.models.resnet as r; print(r.__file__)"',
@@ -40,6 +37,9 @@ MENTIONED_IN = {
 }
 
 
+GUIDE = Guide(Path(__file__).parent / "README.md", TEXTS, MENTIONED_IN)
+
+
 @pytest.fixture(scope="module")
 def names():
     """What a name in the guide may begin with."""
@@ -51,42 +51,9 @@ def names():
     return known
 
 
-def resolve(name, known):
-    """The object that a dotted name stands for.
-
-    Raises:
-        AttributeError, KeyError: there is none.
-    """
-    first, *rest = name.split(".")
-    found = known[first]
-    for part in rest:
-        found = getattr(found, part)
-    return found
-
-
-def complaint(span, known):
-    """What is wrong with a name of the guide; nothing if it is found."""
-    if span in NO_NAMES:
-        return ""
-    if span in MENTIONED_IN:
-        there = re.search(rf"\b{span}\b", inspect.getsource(MENTIONED_IN[span]))
-        return "" if there else f"{MENTIONED_IN[span].__name__} does not mention {span}"
-    call = re.fullmatch(r"([\w.]+)\((\w+)=\)", span)
-    name, argument = (call[1], call[2]) if call else (span, None)
-    if not re.fullmatch(r"[\w.]+", name):
-        return f"{span} is no name; list it in NO_NAMES if it is meant as text"
-    try:
-        found = resolve(name, known)
-    except (AttributeError, KeyError):
-        return f"{name} is not in timm {timm.__version__}"
-    if argument and argument not in inspect.signature(found).parameters:
-        return f"{name} of timm {timm.__version__} takes no {argument}"
-    return ""
-
-
-@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("span", GUIDE.spans)
 def test_every_name_of_the_guide_is_found(span, names):
-    said = complaint(span, names)
+    said = GUIDE.complaint(span, names)
     assert not said, said
 
 
@@ -94,16 +61,12 @@ def test_every_name_of_the_guide_is_found(span, names):
     "stale", ["ResNet.forward_pyramid", "ResNet(stem=)", "block.squeeze", "make_stages", "a b"]
 )
 def test_a_stale_name_would_be_noticed(stale, names):
-    assert complaint(stale, names)
+    assert GUIDE.complaint(stale, names)
 
 
 @pytest.mark.parametrize("kind", [timm_resnet.ResNet, timm_resnet.BasicBlock])
 def test_every_argument_is_explained(kind):
-    lacking = [
-        name
-        for name in inspect.signature(kind).parameters
-        if f"`{kind.__name__}({name}=)`" not in GUIDE
-    ]
+    lacking = GUIDE.unexplained(kind)
     assert not lacking, f"the guide does not say what {kind.__name__}'s {lacking} are for"
 
 
