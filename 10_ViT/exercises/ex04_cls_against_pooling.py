@@ -1,0 +1,54 @@
+"""Exercise: the head sees the class token, the mean, or the mean of the patches."""
+
+import numpy as np
+
+from vit_paper import VisionTransformer
+
+
+def pool_forward(x, kind):
+    """What the head sees of x (B, T, D), of which token 0 is the class token: (B, D).
+
+    Args:
+        kind: "cls", the class token; "mean", the mean of all tokens; "patches", the mean of all
+            but the class token.
+    """
+    # TODO: the three kinds
+    raise NotImplementedError("the three kinds")
+    return y, (x.shape, kind)
+
+
+def pool_backward(dy, cache):
+    """Gradient of ``pool_forward``: (B, T, D)."""
+    shape, kind = cache
+    dx = np.zeros(shape, dy.dtype)
+    # TODO: who contributed to y, and how much?
+    raise NotImplementedError("who contributed to y, and how much?")
+    return dx
+
+
+class PatchPooling(VisionTransformer):
+    """A model with a class token whose head sees the mean of the patches instead.
+
+    Its weights are those of a model with ``pool="cls"``, so a trained one can be changed over.
+    """
+
+    def forward(self, x):
+        """Logits (B, K) of images (B, C, H, W); see ``VisionTransformer.forward``."""
+        # TODO: as in the base class, but for one line
+        raise NotImplementedError("as in the base class, but for one line")
+
+
+def reached_by_the_head(model, images):
+    """The number of tokens (of T) at the last block's output that get a gradient from the logits.
+
+    Args:
+        model: a ``VisionTransformer``. images: (B, C, H, W).
+    """
+    kept = []
+    hook = model.blocks[-1].register_forward_hook(lambda module, inputs, y: kept.append(y))
+    logits = model(images)
+    hook.remove()
+    # TODO: the gradient of the sum of squares of the logits at kept[0], and count
+    raise NotImplementedError(
+        "the gradient of the sum of squares of the logits at kept[0], and count"
+    )

@@ -1,0 +1,46 @@
+"""Solution: patch dropout in timm's Vision Transformer (modifying production code, 3 of 3).
+
+Liu et al., "PatchDropout", 2022, arXiv:2208.07220: in training, leave out some of the patches. A
+Transformer does not need a full grid, and fewer tokens are less work. timm's model calls the
+attribute ``patch_drop`` right after the positions were added.
+"""
+
+import torch
+from torch import nn
+
+
+class PatchDropout(nn.Module):
+    """Keeps a random part of the patches of each image in training, and all of them in use.
+
+    Args:
+        rate: share of the patches that is left out, at least 0 and below 1; at least one stays.
+        prefix: tokens before the patches, which always stay.
+    """
+
+    def __init__(self, rate, prefix=1):
+        super().__init__()
+        self.rate, self.prefix = rate, prefix
+
+    def forward(self, x):
+        """(B, T, D) -> (B, prefix + kept, D); kept = max(1, int(N * (1 - rate))) of N patches.
+
+        The patches that stay do so in their old order; each image draws its own.
+        """
+        # --- your code: draw, sort, gather; and mind self.training
+        if not self.training:
+            return x
+        first, patches = x[:, : self.prefix], x[:, self.prefix :]
+        B, N, D = patches.shape
+        kept = max(1, int(N * (1 - self.rate)))
+        chosen = torch.rand(B, N, device=x.device).argsort(dim=1)[:, :kept].sort(dim=1).values
+        patches = patches.gather(1, chosen[:, :, None].expand(-1, -1, D))
+        return torch.cat([first, patches], dim=1)
+        # --- end
+
+
+def add_patch_dropout(model, rate):
+    """Put a PatchDropout into a timm ViT, in place; returns the model."""
+    # --- your code: which attribute, and how many tokens are no patches?
+    model.patch_drop = PatchDropout(rate, model.num_prefix_tokens)
+    # --- end
+    return model
