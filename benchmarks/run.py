@@ -37,7 +37,7 @@ def find_cases() -> list[Case]:
     modules = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__))
     cases: list[Case] = []
     for name in modules:
-        if name not in ("run", "case"):
+        if name not in ("run", "case", "operations"):
             cases += importlib.import_module(f"benchmarks.{name}").CASES
     return cases
 

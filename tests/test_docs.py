@@ -413,6 +413,28 @@ def unlisted_exercises(root: Path) -> list[str]:
     return complaints
 
 
+def unexplained_terms(root: Path) -> list[str]:
+    """Each term of the glossary is found in the chapters that it names."""
+    glossary = root / "docs" / "glossary.md"
+    words: dict[str, str] = {}
+    complaints = []
+    for row in re.findall(r"^\|.*$", read(glossary) if glossary.is_file() else "", re.M)[2:]:
+        term, _, links = (cell.strip() for cell in row.strip("|").split("|"))
+        for name in re.findall(r"\]\(\.\./(\w+)/README\.md\)", links) or ["no chapter"]:
+            if name not in words:
+                texts = (read(p) for p in (root / name).rglob("*") if p.suffix in (".md", ".py"))
+                words[name] = plain_words(" ".join(texts))
+            # "byte-pair encoding (BPE)" and "top-k, top-p" stand for two spellings each
+            spellings = [plain_words(part) for part in re.split(r"[(,)]", term) if part.strip()]
+            if not any(spelling in words[name] for spelling in spellings):
+                complaints.append(f"docs/glossary.md: {name} does not have the term {term!r}")
+    return complaints
+
+
+def plain_words(text: str) -> str:
+    return re.sub(r"[\s_*-]+", " ", text.lower()).strip()
+
+
 def wrong_front_page(root: Path) -> list[str]:
     """The table of the front page has a row for every chapter, with a link."""
     path = root / "README.md"
@@ -471,6 +493,7 @@ RULES = (
     wrong_readmes,
     wrong_test_names,
     unlisted_exercises,
+    unexplained_terms,
     wrong_front_page,
     wrong_changelog,
     wrong_guide,
@@ -573,6 +596,8 @@ GOOD = {
     "CHANGELOG.md": "# Changelog\n\n## [Unreleased]\n### Added\n- x\n\n## [0.1.0] - 2025-01-31\n",
     "Makefile": "demo: setup\n\techo\n\ntest-%:\n\techo\n",
     "utils/doctor.py": "",
+    "docs/glossary.md": "| Term | Meaning | Chapter |\n| --- | --- | --- |\n"
+    "| end (finish) | . | [02](../02_Two/README.md) |\n",
     "docs/page.md": "# Page\n\n[theory](../02_Two/theory.md#the-end), [x](#page), [w](https://x.org)\n"
     "```bash\nmake demo test-02 && python -m utils.doctor\npytest 02_Two -q -k 'yours or mine'\n"
     "torchrun --nproc_per_node=2 02_Two/numpy/train.py --resume runs/x --seed 1\n"
@@ -650,6 +675,19 @@ BAD = [
         "02_Two/README.md",
         "[01](exercises/01_topic.md)\n\n## Exercises\n\n| 01 topic | easy |\n",
         "with a link to exercises/01_topic.md",
+    ),
+    (
+        unexplained_terms,
+        "docs/glossary.md",
+        "| Term | |\n| - | - |\n| x | . | [02](../02_Two/README.md) |\n"
+        "| zebra | . | [02](../02_Two/README.md) |\n",
+        "02_Two does not have the term 'zebra'",
+    ),
+    (
+        unexplained_terms,
+        "docs/glossary.md",
+        "| Term | |\n| - | - |\n| x | . | 02 |\n",
+        "no chapter does not have the term 'x'",
     ),
     (wrong_front_page, "README.md", "| 02 | Two |\n", "no row | 02 | [...](02_Two/README.md)"),
     (wrong_front_page, "README.md", "| [02_Two](02_Two/README.md) | 98 % |\n", "no row | 02 |"),

@@ -1,11 +1,13 @@
 """What a learner reads: the words of ``diagnose`` and ``check``, and what is not started."""
 
 import re
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from utils import ROOT
 from utils.exercises import diagnose, find_exercises, load_module, main, run_tests
 
 TWO_GAPS = """\
@@ -165,3 +167,11 @@ def test_a_solution_with_a_gap_passes_no_test_either(told):
     with pytest.raises(BaseException, match="later") as caught:
         module.refuse(1)
     assert not isinstance(caught.value, Exception)
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback():
+    command = [sys.executable, "-m", "utils.exercises"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""

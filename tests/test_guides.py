@@ -1,9 +1,14 @@
-"""utils.guides: what it finds, and what it complains of."""
+"""utils.guides: what it finds, and what it complains of; and the guides in docs/."""
 
 from pathlib import Path
 
 import pytest
+import timm
+import transformers
+from transformers import cache_utils, masking_utils, modeling_utils, pytorch_utils
+from transformers.models.auto import modeling_auto
 
+from utils import ROOT
 from utils.guides import Guide, resolve
 
 
@@ -75,3 +80,102 @@ def test_resolve():
     with pytest.raises(KeyError):
         resolve("Other", {"Layer": Layer})
 
+
+# --- the guides in docs/
+
+HUGGING_FACE_NAMES = {
+    "transformers": transformers,
+    "ALL_ATTENTION_FUNCTIONS": modeling_utils.ALL_ATTENTION_FUNCTIONS,
+    "AttentionInterface": modeling_utils.AttentionInterface,
+    "AutoModel": transformers.AutoModel,
+    "AutoModelForCausalLM": transformers.AutoModelForCausalLM,
+    "CONFIG_MAPPING_NAMES": modeling_auto.CONFIG_MAPPING_NAMES,
+    "GPT2Config": transformers.GPT2Config,
+    "PreTrainedModel": transformers.PreTrainedModel,
+    "cache_utils": cache_utils,
+    "masking_utils": masking_utils,
+    "pytorch_utils": pytorch_utils,
+}
+HUGGING_FACE = Guide(
+    ROOT / "docs" / "03_Reading_HuggingFace_Code.md",
+    texts={
+        "code type",
+        "tests/test_guides.py",
+        "configuration_*.py",
+        "modeling_*.py",
+        "tokenization_*.py",
+        "image_processing_*.py",
+        "modular_*.py",
+        "config.json",
+        "# Copied from",
+        "embeddings…",
+        "bert.embeddings…",
+        "convert_*",
+        "paper/",
+        "eager",
+        "sdpa",
+        "meta",
+        "print(model)",
+        "breakpoint()",
+        "output_attentions=True",
+        "model.encoder.layer[0].attention = mine",
+    },
+    mentioned_in={
+        "forward": transformers.BertModel,
+        "hidden_size": transformers.BertConfig,
+        "n_embd": transformers.GPT2Config,
+        "model_type": transformers.BertConfig,
+        "architectures": transformers.PreTrainedConfig,
+        "from_pretrained": transformers.PreTrainedModel,
+    },
+)
+TIMM_NAMES = {
+    "timm": timm,
+    "ResNet": timm.models.ResNet,
+    "VisionTransformer": timm.models.VisionTransformer,
+    "vision_transformer": timm.models.vision_transformer,
+    "build_model_with_cfg": timm.models.build_model_with_cfg,
+    "register_model": timm.models.register_model,
+    "adapt_input_conv": timm.models.adapt_input_conv,
+    "FeatureListNet": timm.models.FeatureListNet,
+    "FeatureGetterNet": timm.models._features.FeatureGetterNet,
+}
+TIMM = Guide(
+    ROOT / "docs" / "04_Reading_timm_Code.md",
+    texts={
+        "code type",
+        "tests/test_guides.py",
+        "resnet50.a1_in1k",
+        "**kwargs",
+        "features_only=True",
+        "state_dict",
+        "from_pretrained",
+        "model.layer1[0].act2 = torch.nn.SiLU()",
+    },
+    mentioned_in={
+        "features_only": timm.models.build_model_with_cfg,
+        "pretrained_strict": timm.models.build_model_with_cfg,
+        "feature_info": timm.models.ResNet,
+        "forward_intermediates": timm.models._features.FeatureGetterNet,
+        "block=": timm.models.ResNet,
+        "norm_layer=": timm.models.VisionTransformer,
+        "act_layer=": timm.models.VisionTransformer,
+        "mlp_layer=": timm.models.VisionTransformer,
+    },
+)
+GUIDES = ((HUGGING_FACE, HUGGING_FACE_NAMES), (TIMM, TIMM_NAMES))
+SPANS = [(guide, known, span) for guide, known in GUIDES for span in guide.spans]
+
+
+@pytest.mark.parametrize(("guide", "known", "span"), SPANS, ids=[span for *_, span in SPANS])
+def test_every_name_of_the_guides_is_found(guide, known, span):
+    said = guide.complaint(span, known)
+    assert not said, said
+
+
+@pytest.mark.parametrize(("guide", "known"), GUIDES, ids=["hugging_face", "timm"])
+def test_a_stale_name_would_be_noticed(guide, known):
+    for stale in ("transformers.BertModelX", "timm.create", "VisionTransformer.cut", "a b"):
+        assert guide.complaint(stale, known)
+    assert not guide.texts - set(guide.spans), "texts that the guide no longer has"
+    assert not set(guide.mentioned_in) - set(guide.spans)

@@ -30,6 +30,7 @@ import linecache
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -861,4 +862,6 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # "... | head" ends it without a word, as it ends other commands
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())
