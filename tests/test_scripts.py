@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import utils
+from utils.document_data import Documents
 from utils.exercises import load_module
 from utils.runs import Interrupted, Run, read_metrics
 from utils.weights import load_weights
@@ -39,8 +40,16 @@ def script(request):
 @pytest.fixture
 def main(script, monkeypatch):
     module = load_module(script, "script_" + "_".join(script.parts[-3:])[:-3])
-    if hasattr(module, "load_arrays"):  # --limit leaves the test set whole, which takes most time
-        monkeypatch.setattr(module, "load_arrays", few_test_examples(module.load_arrays))
+    # --limit leaves the test set whole, which takes most of the time.
+    for name, shorten in (
+        ("load_arrays", few_test_examples),
+        ("load_corpus", short_corpus),
+        ("load_documents", short_documents),
+    ):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, shorten(getattr(module, name)))
+    if hasattr(module, "generate"):  # a sample of 500 characters, at the end of each run
+        monkeypatch.setattr(module, "generate", few_tokens(module.generate))
     return module.main
 
 
@@ -50,6 +59,30 @@ def few_test_examples(load):
         return dataclasses.replace(data, x_test=data.x_test[:60], y_test=data.y_test[:60])
 
     return load_few
+
+
+def short_corpus(load):
+    def load_short(*args, **options):
+        corpus = load(*args, **options)
+        return dataclasses.replace(corpus, train=corpus.train[:40_000], test=corpus.test[:3_000])
+
+    return load_short
+
+
+def short_documents(load):
+    def load_short(*args, **options):
+        documents = load(*args, **options)
+        parts = (documents.train, documents.test)
+        return Documents(*([text[:400] for text in part[:300]] for part in parts))
+
+    return load_short
+
+
+def few_tokens(generate):
+    def generate_few(model, start, count, *args, **options):
+        return generate(model, start, min(count, 20), *args, **options)
+
+    return generate_few
 
 
 def test_help_shows_the_docstring_and_the_common_options(main, capsys):
