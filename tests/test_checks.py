@@ -240,7 +240,8 @@ class Everything(RunOptions):
     hidden: tuple[int, ...] = option((128,), "widths")
     flag: bool = option(False, "a switch, 100 % documented")
     lr: float = option(0.5, "overrides the base's and keeps its limit")
-    share: float = option(0.5, "a number", least=0)
+    share: float = option(0.5, "a number", least=0, most=1)
+    rate: float = option(0.5, "another", above=0, below=1)
 
 
 def test_options_get_the_types_of_their_fields():
@@ -250,6 +251,8 @@ def test_options_get_the_types_of_their_fields():
     assert options.data == "mnist" and options.data_dir == Path("some/where")
     assert options.limit == 7 and options.epochs == RunOptions.epochs
     assert parse_options(Everything, ["--no-flag"]).flag is False
+    ends = parse_options(Everything, ["--share", "1", "--rate", "0.99"])
+    assert (ends.share, ends.rate) == (1.0, 0.99)
 
 
 def test_options_survive_json():
@@ -276,6 +279,10 @@ def test_help_lists_every_option(capsys):
         (["--lr", "nan"], "expected a number above 0, got nan"),
         (["--limit", "-5"], "expected a number of at least 0, got -5"),
         (["--share", "-1"], "expected a number of at least 0, got -1"),
+        (["--share", "1.5"], "expected a number of at most 1, got 1.5"),
+        (["--share", "nan"], "expected a number of at least 0, got nan"),
+        (["--rate", "1"], "expected a number below 1, got 1"),
+        (["--rate", "0"], "expected a number above 0, got 0"),
         (["--epochs", "2.5"], "invalid int value: '2.5'"),
         (["stray"], "unrecognized arguments: stray"),
     ],

@@ -28,17 +28,25 @@ Options = TypeVar("Options")
 
 
 def option(
-    default: Any, help: str, *, above: float | None = None, least: float | None = None
+    default: Any,
+    help: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
 ) -> Any:
     """A dataclass field that becomes a command-line option.
 
     Args:
         default: the value when the option is not given.
         help: one line, shown by ``--help``.
-        above, least: numbers must be above ``above``, or at least ``least``. A field that overrides
-            one of a base class and says neither keeps the base's limit.
+        above, least, below, most: numbers must be above ``above``, at least ``least``, below
+            ``below``, at most ``most``. A field that overrides one of a base class and says none
+            of them keeps the base's limits.
     """
-    return field(default=default, metadata={"help": help, "above": above, "least": least})
+    limits = {"above": above, "least": least, "below": below, "most": most}
+    return field(default=default, metadata={"help": help, "limits": limits})
 
 
 @dataclass(frozen=True)
@@ -126,25 +134,32 @@ def _converter(annotation: Any) -> Callable[[str], Any]:
     raise TypeError(f"no command-line form for the type {annotation}")
 
 
-def _limits(cls: type, name: str) -> tuple[float | None, float | None]:
-    """``above`` and ``least`` of a field: its own, or those of the base class that it overrides."""
+_RULES: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "above": ("above", lambda value, limit: limit < value < float("inf")),
+    "least": ("of at least", lambda value, limit: limit <= value < float("inf")),
+    "below": ("below", lambda value, limit: value < limit),
+    "most": ("of at most", lambda value, limit: value <= limit),
+}
+
+
+def _limits(cls: type, name: str) -> dict[str, float]:
+    """The limits of a field: its own, or those of the base class that it overrides."""
     for base in cls.__mro__:
         own = vars(base).get("__dataclass_fields__", {}).get(name)
-        if own is not None and (own.metadata["above"], own.metadata["least"]) != (None, None):
-            return own.metadata["above"], own.metadata["least"]
-    return None, None
+        given = own.metadata["limits"] if own is not None else {}
+        found = {kind: limit for kind, limit in given.items() if limit is not None}
+        if found:
+            return found
+    return {}
 
 
-def _within(
-    convert: Callable[[str], Any], above: float | None, least: float | None
-) -> Callable[[str], Any]:
+def _within(convert: Callable[[str], Any], limits: dict[str, float]) -> Callable[[str], Any]:
     def checked(text: str) -> Any:
         value = convert(text)
-        # Written so that NaN fails too.
-        if above is not None and not above < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"expected a number above {above:g}, got {text}")
-        if least is not None and not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"expected a number of at least {least:g}, got {text}")
+        for kind, limit in limits.items():
+            words, holds = _RULES[kind]
+            if not holds(value, limit):  # which NaN never does
+                raise argparse.ArgumentTypeError(f"expected a number {words} {limit:g}, got {text}")
         return value
 
     checked.__name__ = convert.__name__
@@ -174,9 +189,9 @@ def _make_parser(cls: type, description: str) -> _Parser:
             parser.add_argument(name, type=kind, choices=choices, help=help_text)
         else:
             convert = _converter(annotation)
-            above, least = _limits(cls, f.name)
-            if (above, least) != (None, None):
-                convert = _within(convert, above, least)
+            limits = _limits(cls, f.name)
+            if limits:
+                convert = _within(convert, limits)
             meta = f.name.upper()
             parser.add_argument(name, type=convert, metavar=meta, help=help_text)
     return parser

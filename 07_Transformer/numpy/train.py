@@ -55,12 +55,12 @@ class Options(RunOptions):
     hidden: int = option(128, "F, width inside the position-wise networks")
     layers: int = option(1, "in the encoder, and as many in the decoder")
     dropout: float = option(0.0, "share of each sub-layer's output dropped in training")
-    label_smoothing: float = option(0.1, "share of the target spread over the vocabulary", least=0)
+    label_smoothing: float = option(
+        0.1, "share of the target spread over the vocabulary", least=0, below=1
+    )
 
     def __post_init__(self) -> None:
         self.network(self.vocabulary)  # refuses sizes that make no network
-        if self.label_smoothing >= 1:
-            raise ValueError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
 
     def network(self, V: int) -> TransformerConfig:
         """The model for V tokens."""

@@ -117,4 +117,4 @@ def test_an_impossible_network_is_an_error_of_one_line(capsys):
 def test_label_smoothing_of_1_or_more_is_an_error_of_one_line(capsys):
     with pytest.raises(SystemExit):
         train.main(["--label-smoothing", "1"])
-    assert "expected label_smoothing in [0, 1), got 1.0" in capsys.readouterr().err
+    assert "expected a number below 1, got 1" in capsys.readouterr().err

@@ -102,7 +102,10 @@ def test_the_recipe():
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("--heads 3", "expected a width that 3 heads divide"), ("--beta2 1", "expected beta2 below")],
+    [
+        ("--heads 3", "expected a width that 3 heads divide"),
+        ("--beta2 1", "expected a number below 1"),
+    ],
 )
 def test_an_impossible_option_is_an_error_of_one_line(words, message, capsys):
     with pytest.raises(SystemExit):

@@ -60,7 +60,7 @@ class Options(TrainerOptions):
     lr: float = option(0.003, "largest learning rate")
     warmup: int = option(100, "steps over which the learning rate rises", above=0)
     weight_decay: float = option(0.1, "share of lr by which matrices shrink in a step", least=0)
-    beta2: float = option(0.99, "how much of the running square Adam keeps", above=0)
+    beta2: float = option(0.99, "how much of the running square Adam keeps", above=0, below=1)
     clip_norm: float = option(1.0, "largest norm of the gradient; 0 = no clipping")
     width: int = option(128, "D, width of the model")
     heads: int = option(4, "nH, attention heads")
@@ -69,17 +69,15 @@ class Options(TrainerOptions):
     norm: Literal["pre", "post"] = option("pre", "place of the norms: GPT-2's or GPT-1's")
     temperature: float = option(0.8, "of the sample; 0 = always the most probable token", least=0)
     top_k: int = option(0, "draw from so many most probable tokens; 0 = from all", least=0)
-    top_p: float = option(1.0, "draw from the fewest tokens with this share; 1 = from all", above=0)
+    top_p: float = option(
+        1.0, "draw from the fewest tokens with this share; 1 = from all", above=0, most=1
+    )
     prompt: str = option("", "what the sample goes on from; empty = one that fits the data")
 
     def __post_init__(self) -> None:
         self.network(1)  # refuses sizes that make no network
         if 0 < self.vocabulary < 257:
             raise ValueError(f"expected a vocabulary of 0 or at least 257, got {self.vocabulary}")
-        if self.beta2 >= 1 or self.top_p > 1:
-            raise ValueError(
-                f"expected beta2 below 1 and top_p of at most 1, got {self.beta2}, {self.top_p}"
-            )
 
     def network(self, V: int) -> GPTConfig:
         """The model for V tokens."""

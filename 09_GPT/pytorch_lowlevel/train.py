@@ -52,7 +52,7 @@ class Options(TorchOptions):
     lr: float = option(0.003, "largest learning rate")
     warmup: int = option(100, "steps over which the learning rate rises", above=0)
     weight_decay: float = option(0.1, "share of lr by which matrices shrink in a step", least=0)
-    beta2: float = option(0.99, "how much of the running square Adam keeps", above=0)
+    beta2: float = option(0.99, "how much of the running square Adam keeps", above=0, below=1)
     clip: float = option(1.0, "largest norm of the gradient", above=0)
     width: int = option(128, "D, width of the model")
     heads: int = option(4, "nH, attention heads")
@@ -63,8 +63,6 @@ class Options(TorchOptions):
 
     def __post_init__(self) -> None:
         self.network(1)  # refuses sizes that make no network
-        if self.beta2 >= 1:
-            raise ValueError(f"expected beta2 below 1, got {self.beta2}")
 
     def network(self, V: int) -> GPTConfig:
         """The model for V characters."""

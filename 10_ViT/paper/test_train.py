@@ -137,8 +137,8 @@ def test_the_recipe():
     ("words", "message"),
     [
         ("--patch-size 5", "expected a patch size that divides 32, got 5"),
-        ("--erase 2", "expected erase of at most 1, got 2.0"),
-        ("--label-smoothing 1.5", "expected label_smoothing of at most 1, got 1.5"),
+        ("--erase 2", "expected a number of at most 1, got 2"),
+        ("--label-smoothing 1.5", "expected a number of at most 1, got 1.5"),
         ("--data folder", "expected --images FOLDER with --data folder, and only with it"),
         ("--images there", "expected --images FOLDER with --data folder, and only with it"),
         (

@@ -59,9 +59,13 @@ class Options(TrainerOptions):
     warmup: int = option(100, "steps over which the learning rate rises", least=0)
     weight_decay: float = option(0.05, "decoupled, on every parameter", least=0)
     clip_norm: float = option(1.0, "largest norm of the gradient; 0 = no clipping", least=0)
-    label_smoothing: float = option(0.0, "share of the target spread over all classes", least=0)
+    label_smoothing: float = option(
+        0.0, "share of the target spread over all classes", least=0, most=1
+    )
     augment: bool = option(True, "random crops and mirror images")
-    erase: float = option(0.0, "with --augment: share of images with an erased square", least=0)
+    erase: float = option(
+        0.0, "with --augment: share of images with an erased square", least=0, most=1
+    )
     patch_size: int = option(8, "P, side of a patch")
     width: int = option(64, "D, width of the model")
     layers: int = option(4, "L, blocks")
@@ -71,9 +75,6 @@ class Options(TrainerOptions):
     dropout: float = option(0.0, "share dropped after each linear layer in training")
 
     def __post_init__(self) -> None:
-        for name in ("label_smoothing", "erase"):
-            if getattr(self, name) > 1:
-                raise ValueError(f"expected {name} of at most 1, got {getattr(self, name)}")
         if (self.data == "folder") != (self.images is not None):
             raise ValueError("expected --images FOLDER with --data folder, and only with it")
         self.network(10)  # refuses sizes that make no network, before any data are read

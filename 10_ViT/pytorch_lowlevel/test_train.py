@@ -86,4 +86,4 @@ def test_an_impossible_network_is_an_error_of_one_line(capsys):
     assert "expected a width that 5 heads divide, got 64" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train.main(["--label-smoothing", "2"])
-    assert "expected label_smoothing of at most 1, got 2.0" in capsys.readouterr().err
+    assert "expected a number of at most 1, got 2" in capsys.readouterr().err

@@ -38,7 +38,9 @@ class Options(TorchOptions):
     warmup: int = option(100, "steps over which the learning rate rises", least=0)
     weight_decay: float = option(0.05, "decoupled, on every parameter", least=0)
     clip_norm: float = option(1.0, "largest norm of the gradient; 0 = no clipping", least=0)
-    label_smoothing: float = option(0.0, "share of the target spread over all classes", least=0)
+    label_smoothing: float = option(
+        0.0, "share of the target spread over all classes", least=0, most=1
+    )
     augment: bool = option(True, "random crops and mirror images")
     patch_size: int = option(8, "P, side of a patch")
     width: int = option(64, "D, width of the model")
@@ -49,8 +51,6 @@ class Options(TorchOptions):
     dropout: float = option(0.0, "share dropped after each linear layer in training")
 
     def __post_init__(self) -> None:
-        if self.label_smoothing > 1:
-            raise ValueError(f"expected label_smoothing of at most 1, got {self.label_smoothing}")
         self.network()  # refuses sizes that make no network, before any data are read
 
     def network(self) -> ViTConfig:
