@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 import bert_lowlevel
 import bert_numpy
 import bert_paper
-from benchmarks.case import Case, Work
+from benchmarks.case import Case, Work, array_step, module_step, tensor_step
 from bert_layers_numpy import masked_cross_entropy_backward, masked_cross_entropy_forward
 from heads_paper import BertForPreTraining
 from masking_numpy import mask_tokens
@@ -36,17 +36,15 @@ def numpy_step() -> Work:
     model = bert_numpy.BertForPreTraining(config, np.random.default_rng(0), np.float32)
     chosen = labels >= 0
 
-    def step() -> None:
+    def gradients() -> dict[str, np.ndarray]:
         logits, pair = model.forward(inputs, segments, None, chosen)
         _, cache = masked_cross_entropy_forward(logits, labels[chosen])
         _, pair_cache = softmax_cross_entropy_forward(pair, follows)
-        grads = model.backward(
+        return model.backward(
             masked_cross_entropy_backward(cache), softmax_cross_entropy_backward(pair_cache)
         )
-        for name, p in model.params.items():
-            p -= 0.01 * grads[name]
 
-    return step
+    return array_step(model.params, gradients)
 
 
 def lowlevel_step() -> Work:
@@ -54,15 +52,11 @@ def lowlevel_step() -> Work:
     config = bert_lowlevel.BertConfig(*SIZES, **NO_DROPOUT)
     params, chosen = bert_lowlevel.init_params(config), labels >= 0
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         logits, pair = bert_lowlevel.forward(params, config, inputs, segments, None, chosen)
-        loss = masked_cross_entropy(logits, labels[chosen]) + masked_cross_entropy(pair, follows)
-        grads = torch.autograd.grad(loss, list(params.values()))
-        with torch.no_grad():
-            for p, g in zip(params.values(), grads, strict=True):
-                p -= 0.01 * g
+        return masked_cross_entropy(logits, labels[chosen]) + masked_cross_entropy(pair, follows)
 
-    return step
+    return tensor_step(params, loss)
 
 
 def paper_step() -> Work:
@@ -70,15 +64,12 @@ def paper_step() -> Work:
     torch.manual_seed(0)
     config = bert_paper.BertConfig(*SIZES, **NO_DROPOUT)
     model, chosen = BertForPreTraining(bert_paper.BertModel(config)), labels >= 0
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         logits, pair = model(inputs, segments, None, chosen)
-        pretraining_loss(logits, pair, labels[chosen], follows).backward()
-        optimizer.step()
+        return pretraining_loss(logits, pair, labels[chosen], follows)
 
-    return step
+    return module_step(model, loss)
 
 
 def transformers_step() -> Work:
@@ -95,15 +86,8 @@ def transformers_step() -> Work:
         attention_probs_dropout_prob=0.0,
     )
     model = transformers.BertForPreTraining(config)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        out = model(inputs, token_type_ids=segments, labels=labels, next_sentence_label=follows)
-        out.loss.backward()
-        optimizer.step()
-
-    return step
+    answers = {"labels": labels, "next_sentence_label": follows}
+    return module_step(model, lambda: model(inputs, token_type_ids=segments, **answers).loss)
 
 
 def _tokenizer() -> tuple[WordPiece, str]:

@@ -1,9 +1,14 @@
 """What a benchmark case is. Each module of this folder with a list ``CASES`` is a chapter's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
 Work = Callable[[], object]
+RATE = 0.01  # of the steps of gradient descent that most cases time
 
 
 @dataclass(frozen=True)
@@ -27,3 +32,40 @@ class Case:
     reference_name: str
     target: float
     rounds: int = 15
+
+
+def array_step(
+    params: Mapping[str, np.ndarray], gradients: Callable[[], Mapping[str, np.ndarray]]
+) -> Work:
+    """A step of gradient descent at level 1; ``gradients`` goes forward and backward."""
+
+    def step() -> None:
+        grads = gradients()
+        for name, p in params.items():
+            p -= RATE * grads[name]
+
+    return step
+
+
+def tensor_step(params: Mapping[str, Tensor], loss: Callable[[], Tensor]) -> Work:
+    """The same at level 2; ``loss`` goes forward."""
+
+    def step() -> None:
+        grads = torch.autograd.grad(loss(), list(params.values()))
+        with torch.no_grad():
+            for p, g in zip(params.values(), grads, strict=True):
+                p -= RATE * g
+
+    return step
+
+
+def module_step(model: nn.Module, loss: Callable[[], Tensor]) -> Work:
+    """The same for a module, ours or a library's."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step

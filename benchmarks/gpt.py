@@ -10,7 +10,7 @@ import gpt_numpy
 import gpt_paper
 import gpt_sampling_paper
 import gpt_training_lowlevel
-from benchmarks.case import Case, Work
+from benchmarks.case import Case, Work, array_step, module_step, tensor_step
 from recurrent_numpy import sequence_cross_entropy_backward, sequence_cross_entropy_forward
 
 V, CONTEXT, D, NH, LAYERS, BATCH = 65, 64, 128, 4, 4, 12
@@ -54,13 +54,11 @@ def numpy_step() -> Work:
     config = gpt_numpy.GPTConfig(*SIZES)
     model = gpt_numpy.GPT(config, np.random.default_rng(0), np.float32)
 
-    def step() -> None:
+    def gradients() -> dict[str, np.ndarray]:
         _, cache = sequence_cross_entropy_forward(model.forward(x, train=True), y)
-        grads = model.backward(sequence_cross_entropy_backward(cache))
-        for name, p in model.params.items():
-            p -= 0.01 * grads[name]
+        return model.backward(sequence_cross_entropy_backward(cache))
 
-    return step
+    return array_step(model.params, gradients)
 
 
 def lowlevel_step() -> Work:
@@ -68,27 +66,16 @@ def lowlevel_step() -> Work:
     config = gpt_lowlevel.GPTConfig(*SIZES)
     params = gpt_lowlevel.init_params(config)
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         logits = gpt_lowlevel.forward(params, x, config)
-        loss = gpt_training_lowlevel.next_token_loss(logits, y)
-        grads = torch.autograd.grad(loss, list(params.values()))
-        with torch.no_grad():
-            for p, g in zip(params.values(), grads, strict=True):
-                p -= 0.01 * g
+        return gpt_training_lowlevel.next_token_loss(logits, y)
 
-    return step
+    return tensor_step(params, loss)
 
 
 def _module_step(model: nn.Module, logits) -> Work:
     x, y = (torch.from_numpy(a) for a in _windows())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        gpt_paper.next_token_loss(logits(x), y).backward()
-        optimizer.step()
-
-    return step
+    return module_step(model, lambda: gpt_paper.next_token_loss(logits(x), y))
 
 
 def paper_step() -> Work:

@@ -8,7 +8,7 @@ import conv_numpy
 import lenet_lowlevel
 import lenet_numpy
 import lenet_paper
-from benchmarks.case import Case, Work
+from benchmarks.case import Case, Work, array_step, module_step, tensor_step
 from mlp_numpy import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 IMAGES, KERNELS = (64, 6, 28, 28), (16, 6, 5, 5)
@@ -63,13 +63,11 @@ def numpy_step() -> Work:
     config = lenet_numpy.LeNetConfig()
     model = lenet_numpy.LeNet(config, np.random.default_rng(0), np.float32)
 
-    def step() -> None:
+    def gradients() -> dict[str, np.ndarray]:
         _, cache = softmax_cross_entropy_forward(model.forward(x), y)
-        grads = model.backward(softmax_cross_entropy_backward(cache))
-        for name, p in model.params.items():
-            p -= 0.01 * grads[name]
+        return model.backward(softmax_cross_entropy_backward(cache))
 
-    return step
+    return array_step(model.params, gradients)
 
 
 def lowlevel_step() -> Work:
@@ -77,26 +75,15 @@ def lowlevel_step() -> Work:
     config = lenet_lowlevel.LeNetConfig()
     params = lenet_lowlevel.init_params(config)
 
-    def step() -> None:
-        loss = nn.functional.cross_entropy(lenet_lowlevel.forward(params, x, config), y)
-        grads = torch.autograd.grad(loss, list(params.values()))
-        with torch.no_grad():
-            for p, g in zip(params.values(), grads, strict=True):
-                p -= 0.01 * g
+    def loss() -> torch.Tensor:
+        return nn.functional.cross_entropy(lenet_lowlevel.forward(params, x, config), y)
 
-    return step
+    return tensor_step(params, loss)
 
 
 def _module_step(model: nn.Module) -> Work:
     x, y = (torch.from_numpy(a) for a in _batch())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
+    return module_step(model, lambda: nn.functional.cross_entropy(model(x), y))
 
 
 def paper_step() -> Work:

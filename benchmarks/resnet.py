@@ -10,7 +10,7 @@ import cifar_resnet_paper
 import resnet_lowlevel
 import resnet_numpy
 import resnet_paper
-from benchmarks.case import Case, Work
+from benchmarks.case import Case, Work, array_step, module_step, tensor_step
 from mlp_numpy import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 MAPS = (32, 16, 32, 32)
@@ -54,13 +54,11 @@ def numpy_step() -> Work:
     config = resnet_numpy.ResNetConfig(8)
     model = resnet_numpy.ResNet(config, np.random.default_rng(0), np.float32)
 
-    def step() -> None:
+    def gradients() -> dict[str, np.ndarray]:
         _, cache = softmax_cross_entropy_forward(model.forward(x, train=True), y)
-        grads = model.backward(softmax_cross_entropy_backward(cache))
-        for name, p in model.params.items():
-            p -= 0.01 * grads[name]
+        return model.backward(softmax_cross_entropy_backward(cache))
 
-    return step
+    return array_step(model.params, gradients)
 
 
 def lowlevel_step() -> Work:
@@ -68,26 +66,16 @@ def lowlevel_step() -> Work:
     config = resnet_lowlevel.ResNetConfig(8)
     params, buffers = resnet_lowlevel.init_params(config), resnet_lowlevel.init_buffers(config)
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         logits = resnet_lowlevel.forward(params, buffers, x, config, train=True)
-        grads = torch.autograd.grad(nn.functional.cross_entropy(logits, y), list(params.values()))
-        with torch.no_grad():
-            for p, g in zip(params.values(), grads, strict=True):
-                p -= 0.01 * g
+        return nn.functional.cross_entropy(logits, y)
 
-    return step
+    return tensor_step(params, loss)
 
 
 def _module_step(model: nn.Module, side: int = 32) -> Work:
     x, y = (torch.from_numpy(a) for a in _batch(side))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
+    return module_step(model, lambda: nn.functional.cross_entropy(model(x), y))
 
 
 def cifar_step() -> Work:

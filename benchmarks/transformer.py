@@ -12,7 +12,7 @@ import training_paper
 import transformer_lowlevel
 import transformer_numpy
 import transformer_paper
-from benchmarks.case import Case, Work
+from benchmarks.case import Case, Work, array_step, module_step, tensor_step
 
 HEADS = (8, 8, 64, 32)  # batch, heads, tokens, width of a head
 V, D, NH, HIDDEN, LAYERS = 1000, 128, 4, 256, 2
@@ -67,14 +67,12 @@ def numpy_step() -> Work:
     config = transformer_numpy.TransformerConfig(*SIZES)
     model = transformer_numpy.Transformer(config, np.random.default_rng(0), np.float32)
 
-    def step() -> None:
+    def gradients() -> dict[str, np.ndarray]:
         logits = model.forward(source, transformer_numpy.shift_right(labels, 1), train=True)
         _, cache = transformer_numpy.smoothed_cross_entropy_forward(logits, labels, 0)
-        grads = model.backward(transformer_numpy.smoothed_cross_entropy_backward(cache))
-        for name, p in model.params.items():
-            p -= 0.01 * grads[name]
+        return model.backward(transformer_numpy.smoothed_cross_entropy_backward(cache))
 
-    return step
+    return array_step(model.params, gradients)
 
 
 def lowlevel_step() -> Work:
@@ -82,29 +80,20 @@ def lowlevel_step() -> Work:
     config = transformer_lowlevel.TransformerConfig(*SIZES)
     params = transformer_lowlevel.init_params(config)
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         inputs = training_lowlevel.shift_right(labels, 1)
         logits = transformer_lowlevel.forward(params, source, inputs, config)
-        loss = training_lowlevel.smoothed_cross_entropy(logits, labels, 0)
-        grads = torch.autograd.grad(loss, list(params.values()))
-        with torch.no_grad():
-            for p, g in zip(params.values(), grads, strict=True):
-                p -= 0.01 * g
+        return training_lowlevel.smoothed_cross_entropy(logits, labels, 0)
 
-    return step
+    return tensor_step(params, loss)
 
 
 def _module_step(model: nn.Module, logits) -> Work:
     source, labels = (torch.from_numpy(a) for a in _batch())
     inputs = training_paper.shift_right(labels, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        training_paper.smoothed_cross_entropy(logits(source, inputs), labels, 0).backward()
-        optimizer.step()
-
-    return step
+    return module_step(
+        model, lambda: training_paper.smoothed_cross_entropy(logits(source, inputs), labels, 0)
+    )
 
 
 def paper_step() -> Work:

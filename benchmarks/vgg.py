@@ -8,7 +8,7 @@ from torchvision.models import vgg as torchvision_vgg
 import vgg_lowlevel
 import vgg_numpy
 import vgg_paper
-from benchmarks.case import Case, Work
+from benchmarks.case import Case, Work, array_step, module_step, tensor_step
 from mlp_numpy import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 BATCH, WIDTH, HIDDEN = 32, 16, 128
@@ -25,13 +25,11 @@ def numpy_step() -> Work:
     config = vgg_numpy.VGGConfig("A", WIDTH, HIDDEN, dropout=0.0)
     model = vgg_numpy.VGG(config, np.random.default_rng(0), np.float32)
 
-    def step() -> None:
+    def gradients() -> dict[str, np.ndarray]:
         _, cache = softmax_cross_entropy_forward(model.forward(x), y)
-        grads = model.backward(softmax_cross_entropy_backward(cache))
-        for name, p in model.params.items():
-            p -= 0.01 * grads[name]
+        return model.backward(softmax_cross_entropy_backward(cache))
 
-    return step
+    return array_step(model.params, gradients)
 
 
 def lowlevel_step() -> Work:
@@ -39,26 +37,15 @@ def lowlevel_step() -> Work:
     config = vgg_lowlevel.VGGConfig("A", WIDTH, HIDDEN, dropout=0.0)
     params = vgg_lowlevel.init_params(config)
 
-    def step() -> None:
-        loss = nn.functional.cross_entropy(vgg_lowlevel.forward(params, x, config), y)
-        grads = torch.autograd.grad(loss, list(params.values()))
-        with torch.no_grad():
-            for p, g in zip(params.values(), grads, strict=True):
-                p -= 0.01 * g
+    def loss() -> torch.Tensor:
+        return nn.functional.cross_entropy(vgg_lowlevel.forward(params, x, config), y)
 
-    return step
+    return tensor_step(params, loss)
 
 
 def _module_step(model: nn.Module) -> Work:
     x, y = (torch.from_numpy(a) for a in _batch())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
+    return module_step(model, lambda: nn.functional.cross_entropy(model(x), y))
 
 
 def paper_step() -> Work:

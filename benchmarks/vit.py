@@ -9,7 +9,7 @@ import vit_layers_numpy
 import vit_lowlevel
 import vit_numpy
 import vit_paper
-from benchmarks.case import Case, Work
+from benchmarks.case import Case, Work, array_step, module_step, tensor_step
 from mlp_numpy import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 BATCH = 16
@@ -54,13 +54,11 @@ def numpy_step() -> Work:
     config = vit_numpy.ViTConfig(**SIZES)
     model = vit_numpy.VisionTransformer(config, np.random.default_rng(0), np.float32)
 
-    def step() -> None:
+    def gradients() -> dict[str, np.ndarray]:
         _, cache = softmax_cross_entropy_forward(model.forward(x, train=True), y)
-        grads = model.backward(softmax_cross_entropy_backward(cache))
-        for name, p in model.params.items():
-            p -= 0.01 * grads[name]
+        return model.backward(softmax_cross_entropy_backward(cache))
 
-    return step
+    return array_step(model.params, gradients)
 
 
 def lowlevel_step() -> Work:
@@ -68,26 +66,16 @@ def lowlevel_step() -> Work:
     config = vit_lowlevel.ViTConfig(**SIZES)
     params = vit_lowlevel.init_params(config)
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         logits = vit_lowlevel.forward(params, x, config)
-        grads = torch.autograd.grad(nn.functional.cross_entropy(logits, y), list(params.values()))
-        with torch.no_grad():
-            for p, g in zip(params.values(), grads, strict=True):
-                p -= 0.01 * g
+        return nn.functional.cross_entropy(logits, y)
 
-    return step
+    return tensor_step(params, loss)
 
 
 def _module_step(model: nn.Module) -> Work:
     x, y = (torch.from_numpy(a) for a in _batch())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
+    return module_step(model, lambda: nn.functional.cross_entropy(model(x), y))
 
 
 def paper_step() -> Work:
