@@ -189,6 +189,10 @@ def characters(text: str) -> Corpus:
     return Corpus(coded[:cut], coded[cut:], letters)
 
 
+# What a model of a corpus may go on from.
+PROMPTS = {"python-source": "def ", "python-docs": "Return ", "tiny-shakespeare": "ROMEO:"}
+
+
 def load_corpus(name: str, data_dir: str | Path | None = None) -> Corpus:
     """A registered text corpus, letter by letter.
 

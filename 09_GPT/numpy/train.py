@@ -37,9 +37,7 @@ from recurrent_numpy import (
 )
 from utils.options import RunOptions, option, parse_options
 from utils.runs import Run, run_script
-from utils.text_data import even_starts, load_corpus, windows
-
-PROMPTS = {"python-source": "def ", "python-docs": "Return ", "tiny-shakespeare": "ROMEO:"}
+from utils.text_data import PROMPTS, even_starts, load_corpus, windows
 
 
 @dataclass(frozen=True)

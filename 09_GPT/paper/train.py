@@ -41,10 +41,8 @@ from gpt_paper import GPT, GPTConfig, next_token_loss, paper_optimizer
 from gpt_sampling_paper import generate
 from utils.options import TrainerOptions, option, parse_options
 from utils.runs import Run, run_script
-from utils.text_data import even_starts, load_corpus, windows
+from utils.text_data import PROMPTS, even_starts, load_corpus, windows
 from utils.training_utils import cosine, fit, set_seed
-
-PROMPTS = {"python-source": "def ", "python-docs": "Return ", "tiny-shakespeare": "ROMEO:"}
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,8 @@ from gpt_sampling_lowlevel import generate
 from gpt_training_lowlevel import AdamW, cosine_rate, next_token_loss, update
 from utils.options import TorchOptions, option, parse_options
 from utils.runs import Run, run_script
-from utils.text_data import even_starts, load_corpus, windows
+from utils.text_data import PROMPTS, even_starts, load_corpus, windows
 from utils.training_utils import pick_device
-
-PROMPTS = {"python-source": "def ", "python-docs": "Return ", "tiny-shakespeare": "ROMEO:"}
 
 
 @dataclass(frozen=True)
