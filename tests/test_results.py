@@ -251,6 +251,14 @@ def test_times_in_print(seconds, text):
     assert format_time(seconds) == text
 
 
+def test_figures_of_the_test_set_come_first_and_recall_is_one_entry():
+    metrics = {"train_loss": 1.0, "val_loss": 2.5, "val_text_r1_recall": 0.5}
+    metrics |= {"val_text_r10_recall": 1.0, "val_accuracy": 0.5, "test_accuracy": 0.75}
+    text = "test accuracy 75.00 %, val loss 2.500, val text R@1/10 50.00 / 100.00 %"
+    assert results.format_metrics(metrics) == text
+    assert results.format_metrics({"train_loss": 1.5}) == "train loss 1.500"
+
+
 def write_summary(root, name, **changes):
     return results.add(run_folder(root, name, **changes), name=name, root=root)
 

@@ -85,7 +85,7 @@ _MACHINE_PATH = re.compile(
     r"(?:^|[\s\"'`=,:;(\[])(/(?:[\w.+-]+/)*[\w.+-]+|~/\S*|[A-Za-z]:[\\/]\S*|file://\S*)"
 )
 _FRACTIONS = re.compile(
-    r"(^|_)(accuracy|exact_match)$|^(train|test|val|validation)_error$|^error_rate$"
+    r"(^|_)(accuracy|exact_match|recall)$|^(train|test|val|validation)_error$|^error_rate$"
 )
 
 
@@ -344,10 +344,30 @@ def format_time(seconds: float) -> str:
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """The figures on held-out data (all, if there are none), with their names."""
-    held_out = {k: v for k, v in metrics.items() if k.startswith(HELD_OUT)}
-    shown = held_out or metrics
-    return ", ".join(f"{k.replace('_', ' ')} {format_metric(k, v)}" for k, v in shown.items())
+    """The figures on held-out data (all, if there are none), with their names.
+
+    The test set comes first, and what was measured on it is not told of the validation set too.
+    Recall at several K, ``test_text_r1_recall`` and so on, is one entry: R@1/5/10.
+    """
+    held_out = {
+        k: v
+        for k, v in metrics.items()
+        if k.startswith(HELD_OUT)
+        and (k.startswith("test_") or f"test_{k.partition('_')[2]}" not in metrics)
+    }
+    shown = sorted((held_out or metrics).items(), key=lambda item: not item[0].startswith("test_"))
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, value in shown:
+        recall = re.fullmatch(r"(.+)_r(\d+)_recall", name)
+        group, k = (recall[1], recall[2]) if recall else (name, "")
+        groups.setdefault(group, []).append((k, format_metric(name, value)))
+    parts = []
+    for group, entries in groups.items():
+        at = "/".join(k for k, _ in entries)
+        label = group.replace("_", " ") + (f" R@{at}" if at else "")
+        figures = " / ".join(text for _, text in entries).replace(" % /", " /")
+        parts.append(f"{label} {figures}")
+    return ", ".join(parts)
 
 
 def level_name(level: str) -> str:
