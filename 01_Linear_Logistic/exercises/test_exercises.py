@@ -64,8 +64,9 @@ def test_ridge_penalty(ex01):
 
 def test_ridge_gradient(ex01):
     model, w, x = ridge_case(ex01)
+    x = x[:4]  # a mini-batch: alpha is still divided by all N = 7
     model.forward(x)
-    dy = rng(3).standard_normal((7, 2))
+    dy = rng(3).standard_normal((4, 2))
     grads = model.backward(dy)
     assert set(grads) == {"weight", "bias"}, f"expected weight and bias, got {sorted(grads)}"
     diagnose(
@@ -74,6 +75,7 @@ def test_ridge_gradient(ex01):
         {
             "forget the penalty": dy.T @ x,
             "forget to divide by N": dy.T @ x + 3 * w,
+            "divide by the size of the batch instead of N": dy.T @ x + 3 / 4 * w,
             "forget that the derivative of w^2 / 2 is w, not 2 w": dy.T @ x + 6 / 7 * w,
             "halve it: the derivative of w^2 / 2 is w": dy.T @ x + 1.5 / 7 * w,
             "use the gradient of the absolute value": dy.T @ x + 3 / 7 * np.sign(w),
@@ -117,7 +119,7 @@ def test_soft_threshold(ex01):
 def test_lasso_step(ex01):
     x, y = rng().standard_normal((9, 4)), rng(1).standard_normal((9, 1))
     model = LinearRegression(LinearConfig(4), rng())
-    w, b = rng(2).standard_normal((1, 4)), np.array([0.3])
+    w, b = np.array([[0.9, -0.6, 0.1, -0.05]]), np.array([0.3])  # two weights below the threshold
     model.params = {"weight": w.copy(), "bias": b.copy()}
     residual = x @ w.T + b - y
     dweight = residual.T @ x / 9
@@ -133,6 +135,9 @@ def test_lasso_step(ex01):
             "use alpha as the threshold instead of lr * alpha": soft(w - 0.1 * dweight, 2.0),
             "use lr as the threshold instead of lr * alpha": soft(w - 0.1 * dweight, 0.1),
             "use the threshold before the gradient step": soft(w, 0.2) - 0.1 * dweight,
+            "subtract lr * alpha * sign(w), and step over zero": (
+                w - 0.1 * dweight - 0.2 * np.sign(w)
+            ),
             "forget the threshold": w - 0.1 * dweight,
             "forget the gradient step": soft(w, 0.2),
         },

@@ -216,6 +216,7 @@ def test_first_error_and_step_of_training(ex03, seed):
     error = 0.5 * np.square(outputs - ex03.Y).sum()
     slips = {"forget the factor 1/2": 2 * error, "average over the four cases": error / 4}
     diagnose(errors[0], error, slips, what="E")
+    twice = fresh.backward((outputs - ex03.Y) * outputs * (1 - outputs))
     gradient = fresh.backward(outputs - ex03.Y)
     want = fresh.params["layers.1.weight"] - 0.5 * gradient["layers.1.weight"]
     diagnose(
@@ -224,6 +225,9 @@ def test_first_error_and_step_of_training(ex03, seed):
         {
             "make no step": fresh.params["layers.1.weight"],
             "average over the four cases": want + 0.375 * gradient["layers.1.weight"],
+            "multiply by the sigmoid's derivative, which backward does already": (
+                fresh.params["layers.1.weight"] - 0.5 * twice["layers.1.weight"]
+            ),
             "step uphill": fresh.params["layers.1.weight"] + 0.5 * gradient["layers.1.weight"],
             "double the gradient (E has a factor 1/2)": want - 0.5 * gradient["layers.1.weight"],
         },

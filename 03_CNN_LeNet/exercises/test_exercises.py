@@ -431,6 +431,13 @@ def test_model_with_subsampling(ex05):
     model = ex05.SubSamplingLeNet(rng())
     count = sum(p.size for p in model.params.values())
     assert count == 61_706 + 44, f"expected 61750 parameters, got {count}"
+    for name in ("s2", "s4"):
+        # A quarter of the sum of four: the network begins as average pooling.
+        first = model.params[f"{name}.weight"]
+        wrong = {"begin with coefficients of 1, four times an average": np.ones_like(first)}
+        diagnose(first, np.full_like(first, 0.25), wrong, what=f"initial {name}.weight")
+        bias = model.params[f"{name}.bias"]
+        diagnose(bias, np.zeros_like(bias), what=f"initial {name}.bias")
     perturb(model.params)
     # Level 3's LeNet-5 has this network among its options.
     config = LeNet5Config("full", "trainable", "tanh", "linear")

@@ -14,7 +14,7 @@ Map of this file:
     digit_codes           the bitmaps of 7x12 that the output units compare with
     RBFOutput             squared distance to each bitmap
     LeNet5                the network: exactly 60,000 trainable parameters
-    map_loss              equation (9)
+    map_loss              equation (9), the maximum a posteriori (MAP) criterion
     loss_function         the same for the shared training loop
 
 Shapes: B batch, K classes, C channels, H, W height and width.
@@ -136,7 +136,9 @@ class TableConvolution(nn.Module):
     """C3: a 5x5 convolution in which each map sees the input maps that a table lists (eq. 3.25).
 
     State: ``weight`` (number of connections, 5, 5), in the order of the output maps, and ``bias``.
-    Only what is trained is stored, so that counting the parameters gives the paper's number.
+    Only what is trained is stored, so that counting the parameters gives the paper's number. The
+    table is kept in buffers: tensors that move to the GPU with the model, but are not trained;
+    ``persistent=False`` leaves them out of ``state_dict()``.
     """
 
     def __init__(self, table: Tensor, kernel_size: int = 5) -> None:

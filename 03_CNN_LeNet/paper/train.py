@@ -18,8 +18,8 @@
 
 The paper trains on one example at a time by diagonal Levenberg-Marquardt, at global rates of 0.0005
 (2 passes), 0.0002 (3), 0.0001 (3), 0.00005 (4) and 0.00001 (8). Here Adam takes the place of the
-second-order method, on mini-batches. --schedule paper has those rates, relative to the first;
---schedule cosine, the default, reaches the same error in fewer passes.
+second-order method, on mini-batches. --schedule paper has those rates, relative to the first; the
+default is --schedule cosine, with which the README's results were made.
 
 Ctrl-C saves; --resume RUN_FOLDER goes on. Everything is written to runs/03_CNN_LeNet-paper/.
 """

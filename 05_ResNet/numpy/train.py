@@ -1,7 +1,7 @@
 """Train a ResNet at level 1: NumPy, every gradient by hand.
 
     python 05_ResNet/numpy/train.py
-        ResNet-8 on 2,000 generated images of shapes. About a minute on one core.
+        ResNet-8 on 2,000 generated images of shapes. One to three minutes on one core.
 
     python 05_ResNet/numpy/train.py --no-residual
         The plain network of the same size, to compare.
@@ -9,8 +9,7 @@
     python 05_ResNet/numpy/train.py --data cifar10 --depth 20 --augment --epochs 10 --limit 0
         ResNet-20 on CIFAR-10, which has to be downloaded once:
         python -m utils.data_loaders --download cifar10
-        One pass over its 50,000 images takes about eight minutes on one core: the other levels are
-        for long trainings.
+        Slow, with 50,000 images in a pass: the other levels are for long trainings.
 
 Ctrl-C saves; --resume RUN_FOLDER goes on. Everything is written to runs/05_ResNet-numpy/.
 """

@@ -133,8 +133,8 @@ def batch_norm(
         var = (x - mean[:, None, None]).square().mean(dim=(0, 2, 3))
         # No gradient flows into the running statistics: they are a record, not a part of the loss.
         with torch.no_grad():
-            buffers[f"{name}.running_mean"].lerp_(mean, momentum)
-            buffers[f"{name}.running_var"].lerp_(var * (m / (m - 1)), momentum)
+            buffers[f"{name}.running_mean"].lerp_(mean, momentum)  # eq. 5.5, a share of the way
+            buffers[f"{name}.running_var"].lerp_(var * (m / (m - 1)), momentum)  # eq. 5.6
             buffers[f"{name}.num_batches_tracked"] += 1
     else:
         mean, var = buffers[f"{name}.running_mean"], buffers[f"{name}.running_var"]

@@ -1,7 +1,7 @@
 """Train a ResNet at level 2: tensors and autograd, batch normalisation and update rule by hand.
 
     python 05_ResNet/pytorch_lowlevel/train.py
-        ResNet-8 on generated images of shapes. About a minute on one core.
+        ResNet-8 on generated images of shapes. One to two minutes on one core.
 
     python 05_ResNet/pytorch_lowlevel/train.py --no-residual
         The plain network of the same size, to compare.

@@ -221,7 +221,9 @@ class LSTMFunction(torch.autograd.Function):
 
     Autograd keeps a node for each operation of each step, and adds up weight_hh's gradient step by
     step. Written out, that gradient is one product at the end (eq. 6.10), and nothing is kept but
-    the gates and states.
+    the gates and states. ``ctx`` hands on what ``backward`` needs, which gets the gradients of
+    all h and all c, None for one that is not used. ``a.addmm_(b, c)`` adds b @ c to a in place,
+    ``a.addcmul_(b, c)`` adds b * c.
     """
 
     @staticmethod

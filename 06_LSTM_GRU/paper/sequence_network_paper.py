@@ -136,7 +136,11 @@ class RNNConfig:
 
 
 class VanillaRNN(nn.RNN):
-    """``nn.RNN`` with this chapter's call: lengths in the place of packed sequences."""
+    """``nn.RNN`` with this chapter's call: lengths in the place of packed sequences.
+
+    Packed, a batch is one row of its real steps, with the number of sequences at each step; so
+    PyTorch's layers never see padding.
+    """
 
     def __init__(self, config: RNNConfig) -> None:
         super().__init__(

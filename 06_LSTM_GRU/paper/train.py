@@ -15,8 +15,8 @@
 
     python 06_LSTM_GRU/paper/train.py --data imdb --pool mean --width 128 --embedding 128 \\
         --dropout 0.5 --epochs 4 --batch-size 64 --lr 0.002 --memory 0
-        film reviews; a good LSTM reaches 86 to 88 %. The README has what was measured. IMDB has to
-        be downloaded once: python -m utils.data_loaders --download imdb
+        film reviews; the README has what was measured. IMDB has to be downloaded once:
+        python -m utils.data_loaders --download imdb
 
 --memory sets the gates' first biases, so that a new LSTM keeps a state for so many steps and lets
 little in; the 1997 paper, too, biases its input gates (section 4). The paper trains on one sequence

@@ -233,7 +233,7 @@ class Transformer(nn.Module):
         Call ``eval()`` before, or they are those of a pass with dropout.
         """
         maps: dict[str, Tensor] = {}
-        hooks = [
+        hooks = [  # PyTorch calls a hook after its module, with what went in and what came out
             layer.register_forward_hook(lambda _, __, y, name=name: maps.update({name: y[1]}))
             for name, layer in self.named_modules()
             if isinstance(layer, MultiHeadAttention)

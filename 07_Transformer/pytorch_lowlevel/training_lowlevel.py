@@ -68,7 +68,8 @@ class Adam:
         self.state["step"] += 1
         t, (beta1, beta2) = int(self.state["step"]), self.betas
         for name, p in self.params.items():
-            m = self.state[f"mean.{name}"].lerp_(p.grad, 1 - beta1)  # eq. 2.29
+            # eq. 2.29: lerp_ goes the share 1 - beta of the way to the new value
+            m = self.state[f"mean.{name}"].lerp_(p.grad, 1 - beta1)
             s = self.state[f"square.{name}"].lerp_(p.grad.square(), 1 - beta2)
             root = s.sqrt() / math.sqrt(1 - beta2**t) + self.eps  # eq. 2.30
             p -= self.lr / (1 - beta1**t) * m / root  # eq. 2.31

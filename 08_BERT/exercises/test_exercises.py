@@ -537,12 +537,20 @@ def test_pooled_classifier(ex05):
 def test_attention_of(ex06):
     tokens, mask = batch()
     model = library(attention="eager")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
     model.train()
     got = ex06.attention_of(model, tokens, mask.long())
     assert isinstance(got, torch.Tensor), f"expected one tensor, got {type(got).__name__}"
     assert tuple(got.shape) == (2, 4, 3, 6, 6), f"expected (L, B, nH, T, T), got {got.shape}"
-    assert not model.training, "the model has to be in eval mode, or dropout changes the weights"
     assert not got.requires_grad, "no gradients are needed"
+    model.train()
+    again = ex06.attention_of(model, tokens, mask.long())
+    assert torch.equal(got, again), (
+        "the model has to be in eval mode, or dropout changes the weights"
+    )
+    model.eval()
     want = torch.stack(model(tokens, mask.long(), output_attentions=True).attentions)
     blind = torch.stack(model(tokens, output_attentions=True).attentions)
     diagnose(got, want, {"forget to give the mask": blind}, what="attention", tol=1e-6)

@@ -154,9 +154,16 @@ def test_forward_cached(ex02, writer, parts):
         got = ex02.forward_cached(writer, piece, cache)
         wrong = {"see the new tokens alone, not those in the cache": writer.forward(piece)}
         if at == 0 and n > 1:
-            wrong = {"let a new token look at later ones": without_mask(writer, piece)}
+            everything = np.ones((n, n), dtype=bool)
+            wrong = {"let a new token look at later ones": with_mask(writer, piece, everything)}
         elif at:
-            wrong |= {"number the new tokens from place 0": misplaced(writer, tokens, at, n, 0)}
+            rows = np.tri(at + n, dtype=bool)
+            rows[at:] = rows[:n]
+            first = with_mask(writer, tokens[:, : at + n], rows)[:, at:]
+            wrong |= {
+                "number the new tokens from place 0": misplaced(writer, tokens, at, n, 0),
+                "take the mask's first rows for the new tokens, not its last": first,
+            }
         wrong |= {"are one place ahead": misplaced(writer, tokens, at, n, at + 1)}
         diagnose(got, want[:, at : at + n], wrong, what=f"logits of tokens {at} to {at + n - 1}")
         at += n
@@ -166,11 +173,11 @@ def test_forward_cached(ex02, writer, parts):
         diagnose(shape, (3, 3, at, 4), what="shape of the cached keys")
 
 
-def without_mask(model, tokens):
+def with_mask(model, tokens, mask):
     import gpt_numpy
 
     kept = gpt_numpy.causal_mask
-    gpt_numpy.causal_mask = lambda T, S=None: np.ones((T, T), dtype=bool)
+    gpt_numpy.causal_mask = lambda T, S=None: mask
     try:
         return model.forward(tokens)
     finally:

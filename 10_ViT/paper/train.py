@@ -12,7 +12,7 @@ CIFAR-10 from scratch. The paper has no such run: it trains on 1 to 300 million 
 keep the model from learning the images by heart. It has to be downloaded once:
 python -m utils.data_loaders --download cifar10
 
-    python 10_ViT/paper/train.py --data cifar10 --erase 0.25 --label-smoothing 0.1 --pool gap \
+    python 10_ViT/paper/train.py --data cifar10 --erase 0.25 --label-smoothing 0.1 --pool gap \\
         --patch-size 4 --width 128 --layers 6 --hidden 256 --lr 0.001 --batch-size 128 --epochs 30
         Best on a GPU.
 
