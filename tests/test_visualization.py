@@ -15,6 +15,7 @@ from utils.visualization import (
     COLOURS,
     WRONG,
     plot_attention,
+    plot_bars,
     plot_confusion_matrix,
     plot_decision_boundary,
     plot_feature_maps,
@@ -22,6 +23,7 @@ from utils.visualization import (
     plot_gradient_flow,
     plot_image_grid,
     plot_loss_curves,
+    plot_mosaic,
 )
 
 RNG = np.random.default_rng(0)
@@ -103,6 +105,23 @@ def test_loss_curves_refuse(curves, options, message: str) -> None:
         plot_loss_curves(curves, **options)
 
 
+# --- bars
+
+
+def test_bars_stand_on_zero_in_their_order() -> None:
+    axes = plot_bars([2.0, 0.5, 1.0], title="T", xlabel="X", ylabel="Y").axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [2.0, 0.5, 1.0]
+    assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == [1, 2, 3]
+    assert axes.get_ylim()[0] == 0
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("T", "X", "Y")
+
+
+@pytest.mark.parametrize("values", [[], [[1.0, 2.0]]])
+def test_bars_refuse(values) -> None:
+    with pytest.raises(ValueError, match=r"expected numbers \(N,\) with N > 0"):
+        plot_bars(values)
+
+
 # --- image grid
 
 
@@ -154,6 +173,27 @@ def test_captions_tell_right_from_wrong() -> None:
 def test_image_grid_refuses(images, options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plot_image_grid(images, **options)
+
+
+# --- mosaic
+
+
+def test_a_mosaic_has_its_images_row_by_row() -> None:
+    images = RNG.random((5, 1, 2, 3))
+    (whole,) = pictures(plot_mosaic(images, columns=2))
+    assert whole.shape == (2 + 1 + 2 + 1 + 2, 3 + 1 + 3)  # with a line between
+    np.testing.assert_array_equal(whole[3:5, 0:3], images[2, 0])
+    np.testing.assert_array_equal(whole[3:5, 4:7], images[3, 0])
+    np.testing.assert_array_equal(whole[6:8, 4:7], 0)
+    assert np.isnan(whole[[2, 5]]).all() and np.isnan(whole[:, 3]).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "columns"), [(np.ones((2, 3, 4, 4)), 2), (np.ones((2, 4, 4)), 0)]
+)
+def test_a_mosaic_refuses(images, columns: int) -> None:
+    with pytest.raises(ValueError, match="expected grey images and at least one column"):
+        plot_mosaic(images, columns=columns)
 
 
 # --- filters and feature maps

@@ -497,9 +497,9 @@ def draw_losses(folder: Path, title: str) -> None:
         return
     losses = [r["loss"] for r in records]
     # Single batches scatter; over thousands of steps they would be one solid band. And a loss that
-    # falls to a hundredth shows only its first steps on a linear axis.
+    # falls to a twentieth shows only its first steps on a linear axis.
     smooth = 0.98 if len(records) > 2000 else 0.9 if len(records) > 200 else 0.0
-    log_scale = min(losses) > 0 and max(losses) > 50 * float(np.median(losses[-100:]))
+    log_scale = min(losses) > 0 and max(losses) > 20 * float(np.median(losses[-100:]))
     plot_loss_curves(
         {"training": ([r["step"] for r in records], losses)},
         title=title,

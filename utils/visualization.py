@@ -6,8 +6,8 @@ made directly, without ``pyplot``, so a script on a machine without display may 
 
     plot_loss_curves({"numpy": losses}, path="runs/loss.png")
 
-Map of this file: loss curves, image grid, filters, feature maps, confusion matrix, attention,
-decision boundary, gradient flow; then the helpers.
+Map of this file: loss curves, bars, image grid, mosaic, filters, feature maps, confusion matrix,
+attention, decision boundary, gradient flow; then the helpers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -91,6 +92,34 @@ def plot_loss_curves(
     return _finish(figure, path)
 
 
+def plot_bars(
+    values: Any,
+    *,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    path: str | Path | None = None,
+) -> Figure:
+    """One bar for each number, from zero, in the order given and counted from 1.
+
+    Args:
+        values: (N,).
+
+    Raises:
+        ValueError: not a row of numbers, or none.
+    """
+    values = _array(values)
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f"expected numbers (N,) with N > 0, got {values.shape}")
+    figure, axes = _one_axes(title, (6.4, 3.2))
+    axes.bar(np.arange(1, len(values) + 1), values, color=COLOURS[0])
+    axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(axis="y", alpha=0.3)
+    return _finish(figure, path)
+
+
 def plot_image_grid(
     images: Any,
     *,
@@ -126,6 +155,37 @@ def plot_image_grid(
         axes.imshow(picture, cmap="gray", vmin=low, vmax=high)
         if caption:
             axes.set_title(caption, fontsize=8, color=colour)
+    return _finish(figure, path)
+
+
+def plot_mosaic(
+    images: Any, *, columns: int = 10, title: str = "", path: str | Path | None = None
+) -> Figure:
+    """Many grey images as one picture, row by row, with a thin line between; fast for hundreds.
+
+    Args:
+        images: (N, H, W) or (N, 1, H, W). They share one range of grey, from 0 to the largest.
+
+    Raises:
+        ValueError: not grey images, or no column.
+    """
+    pictures = _as_pictures(images)
+    if pictures.ndim != 3 or columns < 1:
+        raise ValueError(
+            f"expected grey images and at least one column, got {pictures.shape} and {columns}"
+        )
+    N, H, W = pictures.shape
+    rows = -(-N // columns)
+    cells = np.full((rows * columns, H + 1, W + 1), np.nan)  # nan: the lines
+    cells[:, :H, :W] = 0  # what is left of the last row stays black
+    cells[:N, :H, :W] = pictures
+    grid = cells.reshape(rows, columns, H + 1, W + 1).transpose(0, 2, 1, 3)
+    whole = grid.reshape(rows * (H + 1), columns * (W + 1))[:-1, :-1]
+    size = 0.4 * columns, 0.4 * rows * H / W
+    figure, axes = _one_axes(title, (max(3.0, size[0]), max(1.5, size[1]) + 0.4))
+    grey = colormaps["gray"].with_extremes(bad="0.4")
+    axes.imshow(whole, cmap=grey, vmin=0, vmax=pictures.max())
+    axes.set_axis_off()
     return _finish(figure, path)
 
 
