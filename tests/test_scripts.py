@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import utils
+from utils import caption_data
 from utils.document_data import Documents
 from utils.exercises import load_module
 from utils.runs import Interrupted, Run, read_metrics
@@ -45,9 +46,12 @@ def main(script, monkeypatch):
         ("load_arrays", few_test_examples),
         ("load_corpus", short_corpus),
         ("load_documents", short_documents),
+        ("load_pairs", few_test_pairs),
     ):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, shorten(getattr(module, name)))
+    for name, count in (("CAPTIONS_TRAIN", 200), ("CAPTIONS_VAL", 40), ("CAPTIONS_TEST", 40)):
+        monkeypatch.setattr(caption_data, name, count)
     if hasattr(module, "generate"):  # a sample of 500 characters, at the end of each run
         monkeypatch.setattr(module, "generate", few_tokens(module.generate))
     return module.main
@@ -57,6 +61,15 @@ def few_test_examples(load):
     def load_few(*args, **options):
         data = load(*args, **options)
         return dataclasses.replace(data, x_test=data.x_test[:60], y_test=data.y_test[:60])
+
+    return load_few
+
+
+def few_test_pairs(load):
+    def load_few(*args, **options):
+        pairs = load(*args, **options)
+        val, test = (tuple(side[:20] for side in part) for part in (pairs.val, pairs.test))
+        return dataclasses.replace(pairs, val=val, test=test)
 
     return load_few
 

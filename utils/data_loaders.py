@@ -11,8 +11,8 @@ ever downloads: for a data set that isn't on the machine :class:`DatasetMissing`
 Images are float32 (N, C, H, W) in [0, 1] with int64 labels; tables are float64 (N, D). Sequences
 are int64 (N, T) or float32 (N, T, D), padded, with their lengths; texts are arrays of str, and
 :mod:`utils.text_data` turns them into numbers. For translation, x and y are both texts, see
-:mod:`utils.translation_data`. A corpus of characters is one int64 (N,), each
-character with its successor as the label.
+:mod:`utils.translation_data`; images with captions are in :mod:`utils.caption_data`. A corpus of
+characters is one int64 (N,), each character with its successor as the label.
 
 Adding a data set takes two steps:
 
@@ -168,6 +168,8 @@ def load_dataset(
     if split not in ("train", "test"):
         raise ValueError(f"expected the split 'train' or 'test', got {split!r}")
     data = load_arrays(name, data_dir, seed=seed)
+    if name in ("captions", "flickr8k"):
+        raise ValueError(f"{name} holds captions; utils.caption_data.load_captions has them")
     if data.y_train.dtype == object:
         raise ValueError(f"{name} holds pairs of texts; utils.translation_data.load_pairs has them")
     if data.x_train.dtype == object:
@@ -596,6 +598,21 @@ def _load_multi30k(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
     return Arrays(*train, *test)
 
 
+def _load_captioned(info: DatasetInfo, folder: Path, seed: int) -> Arrays:
+    """Images (or the paths of their files), and their captions, a line each, in one text."""
+    from utils import caption_data
+
+    splits = caption_data.load_captions(info.name, folder, seed=seed)
+
+    def arrays(part: caption_data.Captioned) -> tuple[np.ndarray, np.ndarray]:
+        images, texts = part.images, ["\n".join(captions) for captions in part.captions]
+        if not isinstance(images, np.ndarray):
+            images = np.array([str(path) for path in images], dtype=object)
+        return images, np.array(texts, dtype=object)
+
+    return Arrays(*arrays(splits.train), *arrays(splits.test), splits.train.classes)
+
+
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -932,6 +949,15 @@ REGISTRY = [
         load=_load_number_words,
     ),
     DatasetInfo(
+        name="captions",
+        what="coloured shapes with captions; some combinations of the two in the test only",
+        size="6,000 + 400 images (3, 32, 32) with five captions each, and 400 for validation",
+        source="utils/caption_data.py",
+        licence="MIT",
+        kind="generated",
+        load=_load_captioned,
+    ),
+    DatasetInfo(
         name="mnist",
         what="handwritten digits",
         size="60,000 + 10,000 images (1, 28, 28)",
@@ -1023,6 +1049,16 @@ REGISTRY = [
         load=_load_multi30k,
         builtin_substitute="number-words",
         files=MULTI30K_FILES,
+    ),
+    DatasetInfo(
+        name="flickr8k",
+        what="photographs of people and animals, with five captions each",
+        size="6,000 + 1,000 images with captions, and 1,000 for validation; in flickr8k/",
+        source="Hodosh, Young & Hockenmaier 2013, JAIR 47",
+        licence="the photographers'; non-commercial research and education",
+        kind="folder",
+        load=_load_captioned,
+        builtin_substitute="captions",
     ),
 ]
 
