@@ -25,9 +25,10 @@ CEILING = {"numpy": 400, "pytorch_lowlevel": 250, "paper": 300}
 SECTIONS = ("Map of this file", "Shapes", "Read before", "Deviations from the paper")
 STANDARD_LIBRARY = sys.stdlib_module_names
 # What a requirement is called in an import, where the two differ, and packages that come along.
-IMPORT_NAMES = {"scikit_learn": "sklearn", "pytest_xdist": "xdist"}
+IMPORT_NAMES = {"scikit_learn": "sklearn", "pytest_xdist": "xdist", "open_clip_torch": "open_clip"}
 OTHER_MODULES = {"scipy", "PIL", "jax", "autograd", "pandas", "timm", "transformers", "setuptools"}
-LIBRARIES_OF_WEIGHTS = {"torchvision", "timm", "transformers"}
+LIBRARIES_OF_WEIGHTS = {"torchvision", "timm", "transformers", "open_clip", "safetensors"}
+COMMANDS = {"zero_shot", "evaluate"}  # scripts that use a trained model
 
 
 # ----------------------------------------------------------------------------- reading the house
@@ -58,8 +59,8 @@ def model_files(root: Path) -> Iterator[tuple[Path, str, Path]]:
 
 
 def is_script(file: Path) -> bool:
-    """Whether this is a training script: ``train.py``, or one more, ``train_1986.py``."""
-    return file.stem == "train" or file.stem.startswith("train_")
+    """Whether this is a script: ``train.py``, one more, ``train_1986.py``, or a command."""
+    return file.stem == "train" or file.stem.startswith("train_") or file.stem in COMMANDS
 
 
 def parse(file: Path) -> ast.Module:
@@ -270,6 +271,22 @@ def l3_imports(root: Path) -> list[str]:
     return complaints
 
 
+def late_utils(root: Path) -> list[str]:
+    """A script finds its own folder; modules of the others are found once utils is imported."""
+    complaints = []
+    for chapter, _, file in level_files(root):
+        if not is_script(file):
+            continue
+        elsewhere = chapter_modules(chapter) - {f.stem for f in file.parent.glob("*.py")}
+        known = False
+        for name, line, _ in imports(parse(file)):
+            known |= top(name) == "utils"
+            if top(name) in elsewhere and not known:
+                where = f"{show(file, root)}:{line}"
+                complaints.append(f"{where}: `import utils` has to come before {top(name)}")
+    return complaints
+
+
 def side_effects(root: Path) -> list[str]:
     """A model file computes: no printing, files, options or choice of device."""
     complaints = []
@@ -438,6 +455,7 @@ RULES = (
     l1_imports,
     l2_imports,
     l3_imports,
+    late_utils,
     side_effects,
     headers,
     type_checker_path,
@@ -568,6 +586,12 @@ BAD = [
     (l3_imports, TWO_L3, "import numpy as np\n", "may not import numpy"),
     (l3_imports, TWO_L3, "import utils\n", "may not import utils"),
     (l3_imports, TWO_L3, "import two_numpy\n", "may not import two_numpy"),
+    (
+        late_utils,
+        "02_Two/paper/train.py",
+        "import two_paper\nimport two_numpy\nimport utils\n",
+        "train.py:2: `import utils` has to come before two_numpy",
+    ),
     (side_effects, TWO, "print(1)\n", "no print()"),
     (side_effects, TWO_L2, "def f():\n    with open('x'):\n        pass\n", "no open()"),
     (side_effects, TWO_L3, "import argparse\n", "no import argparse"),

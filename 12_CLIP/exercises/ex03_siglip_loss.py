@@ -1,0 +1,40 @@
+"""Exercise: the pairwise sigmoid loss, forward and backward, and in pieces."""
+
+import numpy as np
+
+
+def sigmoid_loss_forward(image, text, scale, bias):
+    """Does this text belong to this image? Asked of every pair by itself (eq. 12.28).
+
+    Args:
+        image, text: (B, E), vectors of length 1; row i belongs to row i.
+        scale, bias: numbers.
+
+    Returns:
+        sum over the texts, mean over the images; and a cache. No overflow for large logits.
+    """
+    # TODO: logits, the sign of each pair, log(1 + exp(-sign * logit))
+    raise NotImplementedError("logits, the sign of each pair, log(1 + exp(-sign * logit))")
+
+
+def sigmoid_loss_backward(cache):
+    """Gradients: dimage (B, E), dtext (B, E), dscale, dbias (eqs. 12.29, 12.16 to 12.18, 12.30)."""
+    # TODO: the gradient of the logits, and from it the four others
+    raise NotImplementedError("the gradient of the logits, and from it the four others")
+
+
+def loss_in_pieces(images, texts, scale, bias):
+    """The same loss from pieces of the batch, as machines have them, two pieces at a time.
+
+    Args:
+        images, texts: lists of arrays (B_r, E) that make up the batch, in the same order.
+
+    Returns:
+        the loss of the whole batch; never more than one block (B_r, B_q) of logits is there.
+    """
+    total, count = 0.0, sum(len(piece) for piece in images)
+    # TODO: every piece of images with every piece of texts; which pairs belong together?
+    raise NotImplementedError(
+        "every piece of images with every piece of texts; which pairs belong together?"
+    )
+    return total / count
