@@ -115,25 +115,22 @@ def test_help_shows_the_docstring_and_the_common_options(main, capsys):
         assert wanted in shown
 
 
-def test_the_same_seed_repeats_a_run_and_another_does_not(script, main, tmp_path):
-    for name, seed in (("one", "3"), ("two", "3"), ("other", "4")):
-        main(words(script, tmp_path / name, "--seed", seed))
-    one, two, other = (weights_and_losses(tmp_path / n) for n in ("one", "two", "other"))
-    assert all(np.array_equal(one[0][name], two[0][name]) for name in one[0])
-    assert one[1] == two[1]
-    assert any(not np.array_equal(one[0][name], other[0][name]) for name in one[0])
-
-
-def test_a_script_that_is_stopped_and_resumed_is_the_same_run(script, main, tmp_path, monkeypatch):
-    main(words(script, tmp_path / "whole"))
+def test_a_seed_decides_a_run_even_if_it_is_stopped_and_resumed(
+    script, main, tmp_path, monkeypatch
+):
+    main(words(script, tmp_path / "whole", "--seed", "3"))
     want, records, _ = weights_and_losses(tmp_path / "whole")
     last = max(record["step"] for record in records)
     with monkeypatch.context() as patched:
         patched.setattr(Run, "should_stop", lambda self: self.step == max(1, last // 2))
         with pytest.raises(Interrupted):
-            main(words(script, tmp_path / "cut"))
+            main(words(script, tmp_path / "cut", "--seed", "3"))
     (folder,) = (tmp_path / "cut").glob("*/*")
     main(["--resume", str(folder)])
     got = load_weights(folder / "model.safetensors")
     assert all(np.array_equal(got[name], want[name]) for name in want)
     assert read_metrics(folder) == records
+
+    main(words(script, tmp_path / "other", "--seed", "4"))
+    other, _, _ = weights_and_losses(tmp_path / "other")
+    assert any(not np.array_equal(other[name], want[name]) for name in want)
