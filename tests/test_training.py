@@ -199,6 +199,14 @@ def test_restore_must_come_first(tmp_path):
         next(run.epochs())
 
 
+def test_run_script_leaves_the_group_of_processes(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    run_script(
+        lambda: torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    )
+    assert not torch.distributed.is_initialized()
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [(Interrupted("go on with"), 130), (NonFiniteLoss("nan"), 1), (CheckpointError("cut"), 1)],

@@ -546,6 +546,7 @@ def run_script(main: Callable[[], Any]) -> None:
 
     try:
         main()
+        _leave_group()
     except Interrupted as error:
         print(error, file=sys.stderr)
         sys.exit(130)
@@ -555,3 +556,10 @@ def run_script(main: Callable[[], Any]) -> None:
     except (CheckpointError, DatasetMissing, DeviceMissing, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _leave_group() -> None:
+    """Of several processes: end the connections, or their threads may abort this one at its end."""
+    distributed = sys.modules.get("torch.distributed")  # level 1 has no torch
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
