@@ -14,6 +14,7 @@ one as a few pieces, and no word of known letters is unknown.
 Map of this file:
     split_words     a text as words, each with its end-of-word mark
     BPE             train, encode, decode
+    rank_merges, apply_merges     encoding, step by step
     neighbours, count_pairs, join, learn_merges     the training, step by step
 
 Shapes: none; a text is a str, its encoding a list of token numbers. V tokens in the vocabulary.
@@ -31,7 +32,7 @@ Deviations from the paper:
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Pair = tuple[int, int]
 
@@ -75,14 +76,7 @@ class BPE:
         # The special tokens have no text: whoever writes "<end>" in a text does not end it.
         texts = [*self.SPECIAL, *self.alphabet]
         self._numbers = {c: i for i, c in enumerate(texts) if i >= len(self.SPECIAL)}
-        self._ranks: dict[Pair, tuple[int, int]] = {}  # pair -> (its turn, what it becomes)
-        for turn, (left, right) in enumerate(self.merges):
-            if left not in self._numbers or right not in self._numbers:
-                raise ValueError(f"merge {turn} joins {left!r} and {right!r}: no such token yet")
-            number = self._numbers.setdefault(left + right, len(texts))
-            if number == len(texts):
-                texts.append(left + right)
-            self._ranks.setdefault((self._numbers[left], self._numbers[right]), (turn, number))
+        self._ranks = rank_merges(self.merges, texts, self._numbers)
         self.tokens = tuple(texts)
         self._known_words: dict[str, tuple[int, ...]] = {}  # a text repeats its words
 
@@ -123,15 +117,8 @@ class BPE:
         return numbers
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        """Join the pair learnt first, wherever it stands, until no known pair is left."""
         symbols = [self._numbers.get(character, self.UNKNOWN) for character in word]
-        while len(symbols) > 1:
-            pairs = [pair for pair in neighbours(symbols) if pair in self._ranks]
-            if not pairs:
-                break
-            first = min(pairs, key=lambda pair: self._ranks[pair])
-            symbols = join(symbols, first, self._ranks[first][1])
-        return tuple(symbols)
+        return apply_merges(symbols, self._ranks)
 
     def decode(self, numbers: Iterable[int]) -> str:
         """The text of some tokens; padding, begin and end are silent, UNKNOWN is U+FFFD.
@@ -148,6 +135,38 @@ class BPE:
             elif number == self.UNKNOWN:
                 pieces.append("\N{REPLACEMENT CHARACTER}")
         return "".join(pieces).removesuffix(MARK)
+
+
+def rank_merges(
+    merges: Sequence[tuple[str, str]], texts: list[str], numbers: dict[str, int]
+) -> dict[Pair, tuple[int, int]]:
+    """For each pair its turn, and the token that it becomes.
+
+    Args:
+        merges: pairs of tokens, in the order they were learnt.
+        texts, numbers: the tokens so far; what the merges make is added to both.
+
+    Raises:
+        ValueError: a merge of tokens that are not there yet.
+    """
+    ranks: dict[Pair, tuple[int, int]] = {}
+    for turn, (left, right) in enumerate(merges):
+        if left not in numbers or right not in numbers:
+            raise ValueError(f"merge {turn} joins {left!r} and {right!r}: no such token yet")
+        # Two ways may lead to the same text, "ab" + "c" and "a" + "bc": it is one token.
+        number = numbers.setdefault(left + right, len(texts))
+        if number == len(texts):
+            texts.append(left + right)
+        ranks.setdefault((numbers[left], numbers[right]), (turn, number))
+    return ranks
+
+
+def apply_merges(symbols: list[int], ranks: Mapping[Pair, tuple[int, int]]) -> tuple[int, ...]:
+    """Join the pair learnt first, wherever it stands, until no known pair is left."""
+    while known := [pair for pair in neighbours(symbols) if pair in ranks]:
+        first = min(known, key=lambda pair: ranks[pair])
+        symbols = join(symbols, first, ranks[first][1])
+    return tuple(symbols)
 
 
 def neighbours(symbols: Sequence[int]) -> list[Pair]:

@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 import utils  # noqa: F401  (puts the earlier chapters on the import path)
-from bpe_numpy import join, learn_merges, neighbours
+from bpe_numpy import apply_merges, learn_merges, rank_merges
 
 
 def _byte_characters() -> tuple[str, ...]:
@@ -112,14 +112,7 @@ class ByteBPE:
         self.merges = tuple((left, right) for left, right in merges)
         texts = list(ALPHABET)
         numbers = {character: i for i, character in enumerate(texts)}
-        self._ranks: dict[tuple[int, int], tuple[int, int]] = {}  # pair -> (turn, what it becomes)
-        for turn, (left, right) in enumerate(self.merges):
-            if left not in numbers or right not in numbers:
-                raise ValueError(f"merge {turn} joins {left!r} and {right!r}: no such token yet")
-            number = numbers.setdefault(left + right, len(texts))
-            if number == len(texts):
-                texts.append(left + right)
-            self._ranks.setdefault((numbers[left], numbers[right]), (turn, number))
+        self._ranks = rank_merges(self.merges, texts, numbers)
         self.tokens = (*texts, self.END_TEXT)
         self.END = len(texts)
         self._numbers = numbers
@@ -173,17 +166,10 @@ class ByteBPE:
         numbers: list[int] = []
         for piece in split_pieces(text):
             if piece not in self._known_pieces:
-                self._known_pieces[piece] = self._encode_piece(piece)
+                symbols = [self._numbers[character] for character in to_characters(piece)]
+                self._known_pieces[piece] = apply_merges(symbols, self._ranks)
             numbers += self._known_pieces[piece]
         return numbers
-
-    def _encode_piece(self, piece: str) -> tuple[int, ...]:
-        """Join the pair learnt first, wherever it stands, until no known pair is left."""
-        symbols = [self._numbers[c] for c in to_characters(piece)]
-        while known := [pair for pair in neighbours(symbols) if pair in self._ranks]:
-            first = min(known, key=lambda pair: self._ranks[pair])
-            symbols = join(symbols, first, self._ranks[first][1])
-        return tuple(symbols)
 
     def decode(self, numbers: Iterable[int]) -> str:
         """The text of some tokens; the end of text is silent.

@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 import utils  # noqa: F401  (puts the earlier chapters on the import path)
-from bpe_numpy import join, learn_merges, neighbours
+from bpe_numpy import apply_merges, learn_merges, rank_merges
 from byte_bpe_numpy import ALPHABET, to_characters, to_text
 
 WORD_END = "</w>"
@@ -95,15 +95,7 @@ class CLIPTokenizer:
         self.repair = repair
         texts = [*ALPHABET, *(character + WORD_END for character in ALPHABET)]
         numbers = {token: i for i, token in enumerate(texts)}
-        self._ranks: dict[tuple[int, int], tuple[int, int]] = {}  # pair -> (turn, what it becomes)
-        for turn, (left, right) in enumerate(self.merges):
-            if left not in numbers or right not in numbers:
-                raise ValueError(f"merge {turn} joins {left!r} and {right!r}: no such token yet")
-            # Two ways may lead to the same text, "ab" + "c" and "a" + "bc": it is one token.
-            number = numbers.setdefault(left + right, len(texts))
-            if number == len(texts):
-                texts.append(left + right)
-            self._ranks.setdefault((numbers[left], numbers[right]), (turn, number))
+        self._ranks = rank_merges(self.merges, texts, numbers)
         self.tokens = (*texts, *self.SPECIAL)
         self.BEGIN, self.END = len(texts), len(texts) + 1
         self._numbers = numbers
@@ -188,18 +180,11 @@ class CLIPTokenizer:
         numbers: list[int] = []
         for word in split_words(clean(text, self.repair)):
             if word not in self._known_words:
-                self._known_words[word] = self._encode_word(word)
+                *characters, last = to_characters(word)
+                symbols = [self._numbers[c] for c in (*characters, last + WORD_END)]
+                self._known_words[word] = apply_merges(symbols, self._ranks)
             numbers += self._known_words[word]
         return numbers
-
-    def _encode_word(self, word: str) -> tuple[int, ...]:
-        """Join the pair learnt first, wherever it stands, until no known pair is left."""
-        *characters, last = to_characters(word)
-        symbols = [self._numbers[c] for c in (*characters, last + WORD_END)]
-        while known := [pair for pair in neighbours(symbols) if pair in self._ranks]:
-            first = min(known, key=lambda pair: self._ranks[pair])
-            symbols = join(symbols, first, self._ranks[first][1])
-        return tuple(symbols)
 
     def encode_batch(self, texts: Sequence[str], context: int = CONTEXT) -> np.ndarray:
         """Begin, text, end, and zeros up to ``context``: (B, context) int64.
