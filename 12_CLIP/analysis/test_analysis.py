@@ -21,6 +21,7 @@ import clip_resnet_paper
 import clip_weights_paper
 import utils  # noqa: F401  (puts the chapters on the import path)
 from utils.guides import Guide
+from utils.parity import max_difference
 
 importlib.import_module("open_clip.modified_resnet")
 
@@ -118,16 +119,22 @@ def test_transformers_does_not_clamp_its_scale():
 
 def test_gathered_constants_with_local_rows_would_give_another_gradient():
     """The last row of the table: the vector as a candidate in the other process is left out."""
-    image, text = (nn.functional.normalize(torch.randn(4, 5), dim=1) for _ in range(2))
+    torch.manual_seed(0)
+    image, text = torch.randn(2, 4, 5, dtype=torch.float64)
+    image, text = (nn.functional.normalize(x, dim=1) for x in (image, text))
+    scale = torch.tensor(9.0, dtype=torch.float64)
+
+    def gradient(constants: bool) -> torch.Tensor:
+        """Of the images, in two processes of two pairs each."""
+        leaf, total = image.clone().requires_grad_(), torch.zeros((), dtype=torch.float64)
+        for own in (slice(0, 2), slice(2, 4)):
+            images, labels = leaf.detach() if constants else leaf, torch.arange(4)[own]
+            of_image = nn.functional.cross_entropy(scale * leaf[own] @ text.T, labels)
+            of_text = nn.functional.cross_entropy(scale * text[own] @ images.T, labels)
+            total = total + (of_image + of_text) / 4
+        return torch.autograd.grad(total, leaf)[0]
+
     leaf = image.clone().requires_grad_()
-    clip_loss_paper.contrastive_loss(leaf, text, torch.tensor(9.0)).backward()
-    partial = image.clone().requires_grad_()
-    total = 0.0
-    for rank in (0, 1):
-        own = slice(2 * rank, 2 * rank + 2)
-        images, labels = partial.detach(), torch.arange(4)[own]
-        of_image = nn.functional.cross_entropy(9 * partial[own] @ text.T, labels)
-        of_text = nn.functional.cross_entropy(9 * text[own] @ images.T, labels)
-        total = total + (of_image + of_text) / 4
-    total.backward()
-    assert not torch.allclose(partial.grad, leaf.grad, atol=1e-3)
+    (want,) = torch.autograd.grad(clip_loss_paper.contrastive_loss(leaf, text, scale), leaf)
+    assert max_difference(gradient(constants=False), want) < 1e-9
+    assert max_difference(gradient(constants=True), want) > 0.01
