@@ -383,8 +383,10 @@ def test_pixels_are_prepared_as_openais_program_does(tmp_path, length, mode):
     ])  # fmt: skip
     with Image.open(tmp_path / "a.png") as picture:
         want = theirs(picture.convert("RGB"))
-    got = normalised(pixels(tmp_path / "a.png", 16))
-    assert torch.allclose(got, want, atol=1e-6)
+    array = pixels(tmp_path / "a.png", 16)
+    got = normalised(array)
+    np.testing.assert_allclose(got, want.numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(normalised(array / 255), got, rtol=0, atol=1e-6)
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path):

@@ -98,6 +98,7 @@ HELD_OUT = tuple(
     for shape in shapes
 )
 CAPTIONS_TRAIN, CAPTIONS_VAL, CAPTIONS_TEST = 6000, 400, 400
+SHAPE_TEMPLATES = ("a {}", "a picture of a {}")  # the captions that name a class
 _SHADES = np.array(
     [
         [0.85, 0.15, 0.15],
@@ -476,12 +477,12 @@ def pixels(source: "Path | np.ndarray", side: int, margin: int = 0) -> np.ndarra
     return np.asarray(_open(source, side + margin)).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
 
 
-def normalised(images: np.ndarray) -> "torch.Tensor":
-    """uint8 (..., 3, H, W) as the models want it: in [0, 1], minus the mean, over the deviation."""
-    import torch
-
-    x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
-    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+def normalised(images: np.ndarray) -> np.ndarray:
+    """Images (..., 3, H, W), uint8 or in [0, 1], minus the mean, over the deviation: float32."""
+    x = images.astype(np.float32, order="C")
+    if images.dtype == np.uint8:
+        x /= 255
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (MEAN, STD))
     return (x - mean) / std
 
 
@@ -519,7 +520,8 @@ class CaptionDataset:
 
         first, end = int(self._first[i]), int(self._first[i + 1])
         chosen = first + int(torch.randint(end - first, ()))
-        return normalised(self.image(i)), torch.from_numpy(self._tokens[chosen])
+        x = torch.from_numpy(normalised(self.image(i)))
+        return x, torch.from_numpy(self._tokens[chosen])
 
     def image(self, i: int) -> np.ndarray:
         """Image i as uint8 (3, side, side), cropped at random if ``augment``."""

@@ -89,7 +89,7 @@ def test_accuracy_counts_images_whose_class_is_nearest():
 
 
 def test_the_recipe():
-    assert train.TEMPLATES == ("a {}", "a picture of a {}")
+    assert train.SHAPE_TEMPLATES == ("a {}", "a picture of a {}")
     o = train.Options()  # the README's measured figures are of these
     assert (o.epochs, o.batch_size, o.limit) == (40, 64, 0)
     assert (o.lr, o.warmup, o.weight_decay, o.clip_norm) == (0.001, 100, 0.1, 1.0)

@@ -19,12 +19,17 @@ from clip_layers_numpy import contrastive_loss_backward, contrastive_loss_forwar
 from clip_numpy import CLIP, CLIPConfig, class_vectors
 from clip_tokenizer_numpy import CLIPTokenizer
 from optimizers_numpy import AdamW
-from utils.caption_data import CLASSES, HELD_OUT, MEAN, STD, Captioned, load_captions
+from utils.caption_data import (
+    CLASSES,
+    HELD_OUT,
+    SHAPE_TEMPLATES,
+    Captioned,
+    load_captions,
+    normalised,
+)
 from utils.options import RunOptions, option, parse_options
 from utils.runs import Run, run_script
 from vit_numpy import clip_gradients, warmup_cosine
-
-TEMPLATES = ("a {}", "a picture of a {}")
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,6 @@ class Options(RunOptions):
         )
 
 
-def normalised(images: np.ndarray) -> np.ndarray:
-    """Minus the channels' mean, over their deviation: (N, 3, H, W) float32."""
-    mean, std = (np.array(v, np.float32)[:, None, None] for v in (MEAN, STD))
-    return (images - mean) / std
-
-
 def accuracy(model: CLIP, data: Captioned, tokenizer: CLIPTokenizer) -> float:
     """Share of images of held-out combinations that are nearest to their own, of the eight.
 
@@ -77,7 +76,7 @@ def accuracy(model: CLIP, data: Captioned, tokenizer: CLIPTokenizer) -> float:
         return model.encode_text(tokenizer.encode_batch(texts, model.config.context))
 
     names = [CLASSES[i] for i in HELD_OUT]
-    classes = class_vectors(encode, names, TEMPLATES)  # (K, E)
+    classes = class_vectors(encode, names, SHAPE_TEMPLATES)  # (K, E)
     x = normalised(data.images)
     nearest = [
         (model.encode_image(x[i : i + 200]) @ classes.T).argmax(axis=1)

@@ -38,6 +38,7 @@ from clip_retrieval_paper import class_vectors, recall_at
 from clip_tokenizer_numpy import CLIPTokenizer
 from utils.caption_data import (
     HELD_OUT,
+    SHAPE_TEMPLATES,
     BadCaptions,
     Captioned,
     find_images,
@@ -55,8 +56,6 @@ from zero_shot import (
     readable,
     text_vectors,
 )
-
-SHAPE_TEMPLATES = ("a {}", "a picture of a {}")  # what the generated captions are like
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_zero_shot_prints_and_saves_every_picture(run_folder, pictures, tmp_path
     model, tokenizer = zero_shot.load_model(str(run_folder))
     names = ["cat", "blue dog", "car"]
     x = zero_shot.pixels(pictures / "red/a.jpg", 16)
-    image = model.encode_image(zero_shot.normalised(x[None]))
+    image = model.encode_image(torch.from_numpy(zero_shot.normalised(x[None])))
     prompts = [t.replace("{}", n) for n in names for t in TEMPLATES]
     texts = model.encode_text(torch.from_numpy(tokenizer.encode_batch(prompts, 12)))
     means = torch.nn.functional.normalize(texts.view(3, len(TEMPLATES), 6).mean(1), dim=-1)
@@ -285,7 +285,7 @@ def scores_of_names(model, tokenizer, data, templates):
             vectors.append(model.encode_text(torch.from_numpy(tokens)).mean(0))
         classes = torch.nn.functional.normalize(torch.stack(vectors), dim=1)
         x = np.stack([zero_shot.pixels(image, 16) for image in data.images])
-        return (model.encode_image(zero_shot.normalised(x)) @ classes.T).numpy()
+        return (model.encode_image(torch.from_numpy(zero_shot.normalised(x))) @ classes.T).numpy()
 
 
 def test_recall_counts_all_captions_of_an_image(run_folder):

@@ -50,9 +50,10 @@ import utils  # noqa: F401  (puts the chapters on the import path)
 from clip_loss_paper import contrastive_loss, paper_optimizer, sigmoid_loss
 from clip_paper import CLIP, CLIPConfig
 from clip_tokenizer_numpy import CLIPTokenizer
-from evaluate import SHAPE_TEMPLATES, retrieval, zero_shot_accuracy
+from evaluate import retrieval, zero_shot_accuracy
 from utils.caption_data import (
     HELD_OUT,
+    SHAPE_TEMPLATES,
     BadCaptions,
     CaptionDataset,
     Captioned,

@@ -133,7 +133,8 @@ def image_vectors(
     starts = range(0, len(images), batch)
     for start in tqdm(starts, leave=False, disable=None if show else True):
         some = np.stack([pixels(source, side) for source in images[start : start + batch]])
-        parts.append(model.encode_image(normalised(some).to(device)).cpu())
+        x = torch.from_numpy(normalised(some)).to(device)
+        parts.append(model.encode_image(x).cpu())
     return torch.cat(parts)
 
 

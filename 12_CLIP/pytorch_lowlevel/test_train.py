@@ -87,7 +87,7 @@ def test_accuracy_counts_images_whose_class_is_nearest():
     prompts = [f"{start} {name}" for name in names for start in ("a", "a picture of a")]
     tokens = torch.from_numpy(tokenizer.encode_batch(prompts, 24))
     texts = low.encode_text(params, tokens, config).view(8, 2, 6)
-    images = low.encode_image(params, train.normalised(data.images), config)
+    images = low.encode_image(params, torch.from_numpy(train.normalised(data.images)), config)
 
     def share(classes):
         nearest = (images @ classes.T).argmax(1).numpy()
@@ -102,7 +102,7 @@ def test_accuracy_counts_images_whose_class_is_nearest():
 
 
 def test_the_recipe():
-    assert train.TEMPLATES == ("a {}", "a picture of a {}")
+    assert train.SHAPE_TEMPLATES == ("a {}", "a picture of a {}")
     o = train.Options()  # the README's measured figures are of these
     assert (o.epochs, o.batch_size, o.limit, o.augment) == (40, 64, 0, True)
     assert (o.lr, o.warmup, o.weight_decay, o.clip_norm) == (0.001, 100, 0.1, 1.0)

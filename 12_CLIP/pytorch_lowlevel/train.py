@@ -37,12 +37,17 @@ from clip_lowlevel import (
 )
 from clip_tokenizer_numpy import CLIPTokenizer
 from clip_training_lowlevel import AdamW, crop, update, warmup_cosine
-from utils.caption_data import CLASSES, HELD_OUT, MEAN, STD, Captioned, load_captions
+from utils.caption_data import (
+    CLASSES,
+    HELD_OUT,
+    SHAPE_TEMPLATES,
+    Captioned,
+    load_captions,
+    normalised,
+)
 from utils.options import TorchOptions, option, parse_options
 from utils.runs import Run, run_script
 from utils.training_utils import pick_device
-
-TEMPLATES = ("a {}", "a picture of a {}")
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,6 @@ class Options(TorchOptions):
         )
 
 
-def normalised(images: np.ndarray) -> torch.Tensor:
-    """Minus the channels' mean, over their deviation: (N, 3, H, W)."""
-    mean, std = (np.array(v, np.float32)[:, None, None] for v in (MEAN, STD))
-    return torch.from_numpy((images - mean) / std)
-
-
 @torch.no_grad()
 def accuracy(
     params: Params, data: Captioned, tokenizer: CLIPTokenizer, config: CLIPConfig
@@ -97,11 +96,11 @@ def accuracy(
     assert isinstance(data.images, np.ndarray) and data.labels is not None
     device = params["logit_scale"].device
     names = [CLASSES[i] for i in HELD_OUT]
-    prompts = [template.replace("{}", name) for name in names for template in TEMPLATES]
+    prompts = [template.replace("{}", name) for name in names for template in SHAPE_TEMPLATES]
     tokens = torch.from_numpy(tokenizer.encode_batch(prompts, config.context)).to(device)
-    vectors = encode_text(params, tokens, config).unflatten(0, (len(names), len(TEMPLATES)))
+    vectors = encode_text(params, tokens, config).unflatten(0, (len(names), len(SHAPE_TEMPLATES)))
     classes = unit(vectors.mean(dim=1))  # (K, templates, E) -> (K, E)
-    parts = normalised(data.images).split(256)
+    parts = torch.from_numpy(normalised(data.images)).split(256)
     nearest = [(encode_image(params, x.to(device), config) @ classes.T).argmax(1) for x in parts]
     found = torch.tensor(HELD_OUT)[torch.cat(nearest).cpu()]
     return (found == torch.from_numpy(data.labels)).float().mean().item()
@@ -117,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokens = torch.from_numpy(tokenizer.encode_batch(texts, config.context))
     tokens = tokens[:, : int((tokens == tokenizer.END).int().argmax(dim=1).max()) + 1].to(device)
     first = torch.from_numpy(np.searchsorted(owners, np.arange(len(splits.train) + 1)))
-    x_train = normalised(splits.train.images).to(device)
+    x_train = torch.from_numpy(normalised(splits.train.images)).to(device)
     params = init_params(config, torch.Generator().manual_seed(options.seed), device=device)
     if options.loss == "sigmoid":
         params["logit_bias"] = torch.tensor(-10.0, device=device, requires_grad=True)
