@@ -59,9 +59,13 @@ def tensor_step(params: Mapping[str, Tensor], loss: Callable[[], Tensor]) -> Wor
     return step
 
 
-def module_step(model: nn.Module, loss: Callable[[], Tensor]) -> Work:
-    """The same for a module, ours or a library's."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+def module_step(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    rule: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+) -> Work:
+    """The same for a module, ours or a library's, or a step of another ``rule``."""
+    optimizer = rule(model.parameters(), lr=RATE)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -8,7 +8,7 @@ import vae_lowlevel
 import vae_numpy
 import vae_paper
 from adagrad_numpy import Adagrad
-from benchmarks.case import Case, Work
+from benchmarks.case import RATE, Case, Work, module_step
 
 D, M, Z, BATCH = 784, 500, 20, 100
 
@@ -23,7 +23,7 @@ def numpy_step() -> Work:
     x, noise = _batch()
     config = vae_numpy.VAEConfig(D, (M,), Z)
     model = vae_numpy.VAE(config, np.random.default_rng(0), np.float32)
-    optimizer = Adagrad(model.params, 0.01)
+    optimizer = Adagrad(model.params, RATE)
     dy = np.full(BATCH, -1 / BATCH, np.float32)
 
     def step() -> None:
@@ -37,21 +37,14 @@ def lowlevel_step() -> Work:
     x, noise = (torch.from_numpy(a) for a in _batch())
     config = vae_lowlevel.VAEConfig(D, (M,), Z)
     params = vae_lowlevel.init_params(config)
-    optimizer = vae_lowlevel.Adagrad(params, 0.01)
+    optimizer = vae_lowlevel.Adagrad(params, RATE)
     return lambda: vae_lowlevel.train_step(params, optimizer, x, noise, config)
 
 
 def paper_step() -> Work:
     x, noise = (torch.from_numpy(a) for a in _batch())
     model = vae_paper.VAE.of(vae_paper.VAEConfig.mnist(Z))
-    optimizer = torch.optim.Adagrad(model.parameters(), 0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        (-vae_paper.elbo(*model(x, noise)).mean()).backward()
-        optimizer.step()
-
-    return step
+    return module_step(model, lambda: -vae_paper.elbo(*model(x, noise)).mean(), torch.optim.Adagrad)
 
 
 def plain_step() -> Work:
@@ -59,20 +52,16 @@ def plain_step() -> Work:
     x, noise = (torch.from_numpy(a) for a in _batch())
     encoder = nn.Sequential(nn.Linear(D, M), nn.Tanh(), nn.Linear(M, 2 * Z))
     decoder = nn.Sequential(nn.Linear(Z, M), nn.Tanh(), nn.Linear(M, D))
-    parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.Adagrad(parameters, 0.01)
     prior = distributions.Normal(torch.zeros(Z), torch.ones(Z))
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         mean, log_var = encoder(x).chunk(2, dim=1)
         q = distributions.Normal(mean, (0.5 * log_var).exp())
         pixels = distributions.Bernoulli(logits=decoder(mean + q.scale * noise))
         kl = distributions.kl_divergence(q, prior).sum(dim=-1)
-        (kl - pixels.log_prob(x).sum(dim=-1)).mean().backward()
-        optimizer.step()
+        return (kl - pixels.log_prob(x).sum(dim=-1)).mean()
 
-    return step
+    return module_step(nn.ModuleList([encoder, decoder]), loss, torch.optim.Adagrad)
 
 
 _WHAT = "bound, backward and Adagrad, 784-500-20-500-784, batch 100, float32"
