@@ -159,8 +159,8 @@ def class_folders(root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def labelled_folder(root: Path, skip_bad: bool) -> Captioned:
-    """Pictures in ``root/<class>/``.
+def labelled_folder(root: Path, skip_bad: bool) -> tuple[Captioned, int]:
+    """Pictures in ``root/<class>/``, and how many were left out.
 
     Raises:
         BadCaptions: no such folder, fewer than two folders in it, or nothing that can be read.
@@ -168,10 +168,12 @@ def labelled_folder(root: Path, skip_bad: bool) -> Captioned:
     names = class_folders(root)
     if len(names) < 2:
         raise BadCaptions(f"{root}: expected at least two classes, got {names[0]} alone")
-    paths = readable([p for name in names for p in find_images(root / name)], skip_bad)
+    there = [path for name in names for path in find_images(root / name)]
+    paths = readable(there, skip_bad)
     labels = np.array([names.index(p.relative_to(root).parts[0]) for p in paths])
     words = tuple(name.replace("_", " ") for name in names)
-    return Captioned(list(paths), [(words[i],) for i in labels], labels, words)
+    data = Captioned(list(paths), [(words[i],) for i in labels], labels, words)
+    return data, len(there) - len(paths)
 
 
 def load(options: Options) -> tuple[Captioned | None, Captioned | None, int]:
@@ -181,10 +183,7 @@ def load(options: Options) -> tuple[Captioned | None, Captioned | None, int]:
     labelled: Captioned | None = None
     if options.data == "folder":
         assert options.image_root is not None
-        labelled = labelled_folder(options.image_root, options.skip_bad)
-        names = class_folders(options.image_root)
-        there = sum(len(find_images(options.image_root / name)) for name in names)
-        skipped = there - len(labelled)
+        labelled, skipped = labelled_folder(options.image_root, options.skip_bad)
     elif options.data == "csv":
         assert options.csv is not None
         parts, lines = read_csv(options.csv, options.image_root, options.skip_bad)

@@ -354,7 +354,11 @@ def test_own_pairs_and_own_classes(run_folder, pictures, tmp_path):
     found = read(tmp_path / "folder")
     assert (found["labelled_images"], found["classes"]) == (5, 2) and "images" not in found
     model, tokenizer = zero_shot.load_model(str(run_folder))
-    data = evaluate.labelled_folder(pictures, False)
+    (pictures / "red" / "broken.jpg").write_text("no picture")
+    evaluate.main(words(run_folder, tmp_path / "folder", *more, "--skip-bad"))
+    assert read(tmp_path / "folder") == found | {"left_out": 1}
+    data, left_out = evaluate.labelled_folder(pictures, True)
+    assert (len(data), left_out) == (5, 1)
     assert data.classes == ("blue dog", "red") and data.labels.tolist() == [0, 0, 1, 1, 1]
     classes = zero_shot.class_vectors(
         lambda texts: zero_shot.text_vectors(model, tokenizer, texts), data.classes, TEMPLATES
